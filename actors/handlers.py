@@ -1,0 +1,67 @@
+"""Declaring handlers: the decorators, and the marks they leave on a method.
+
+A decorated method stays the function it was, so that `Orders.find_one` is at
+once the handler, the typed message of `ask` and `tell`, and a plain method that
+a unit test may call.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
+
+import attrs
+
+from .pattern import Pattern, route_of
+
+__all__ = ["Mark", "event_pattern", "marks_of", "message_pattern"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MARKS = "__understudy_marks__"
+
+
+@attrs.frozen
+class Mark:
+    """One pattern that a method handles."""
+
+    kind: Literal["request", "event"]
+    pattern: Pattern
+    route: str
+    thread: bool
+
+
+def message_pattern(pattern: Pattern, *, thread: bool = False) -> Callable[[F], F]:
+    """Handle requests on `pattern`: the caller gets what the method returns.
+
+    The method may be `async def`, `def` (quick work only: it holds up the event
+    loop), `def` with `thread=True` (blocking work, run in a worker thread) or an
+    async generator, whose items are streamed to the caller. Its first parameter is
+    the payload, typed; a second one gets the `MessageContext`.
+
+    Raises `DeclarationError` for a pattern that can never match.
+    """
+    return _marking("request", pattern, thread)
+
+
+def event_pattern(pattern: Pattern, *, thread: bool = False) -> Callable[[F], F]:
+    """Handle events on `pattern`: no answer; settled when the method has returned.
+
+    Kinds of methods, parameters and errors are those of `message_pattern`, but for
+    generators: an event has nobody to stream to.
+    """
+    return _marking("event", pattern, thread)
+
+
+def _marking(kind: Literal["request", "event"], pattern: Pattern, thread: bool) -> Callable[[F], F]:
+    mark = Mark(kind, pattern, route_of(pattern), thread)
+
+    def decorate(function: F) -> F:
+        setattr(function, _MARKS, (*marks_of(function), mark))
+        return function
+
+    return decorate
+
+
+def marks_of(function: object) -> tuple[Mark, ...]:
+    """The marks on a method, in the order in which its decorators were applied."""
+    marks: tuple[Mark, ...] = getattr(function, _MARKS, ())
+    return marks

@@ -1,0 +1,171 @@
+"""One life of a child, from its start to its end: whatever kind of child it is.
+
+Actors, resources, bridges and supervisors are all run the same way: a `Runnable`
+gets an `Incarnation`, announces when its start is complete, ends when it is
+asked to, and its outcome is caught here and reported as data, so that a crash
+never cancels a sibling.
+
+Stop is a message, kill is a cancel: an ordered stop touches no cancel scope, so
+that clean-up code needs no shield; the scope is cancelled only when the time for
+that is over. Semantics: Erlang/OTP's `supervisor` and `gen_server`.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, Protocol
+
+import attrs
+import trio
+
+from .envelope import Origin
+from .errors import UnderstudyError
+
+__all__ = ["Crash", "Ending", "Incarnation", "Runnable", "SupervisorGaveUp"]
+
+Kind = Literal["normal", "shutdown", "killed", "crashed", "gave up", "stuck", "fatal"]
+
+
+@attrs.frozen
+class Ending:
+    """How an incarnation ended.
+
+    `origin` is the outside message whose handling crashed it, `pattern` what was
+    being handled, `streak` how many such crashes there were in a row. A kind other
+    than `normal` and `shutdown` is abnormal.
+    """
+
+    kind: Kind
+    error: BaseException | None = None
+    origin: Origin | None = None
+    pattern: str | None = None
+    streak: int = 0
+
+    @property
+    def clean(self) -> bool:
+        return self.kind in ("normal", "shutdown")
+
+
+class Crash(Exception):
+    """Carries a handler's exception, and the message it is blamed on, out of a cell."""
+
+    def __init__(
+        self, error: BaseException, origin: Origin | None, pattern: str | None, streak: int
+    ) -> None:
+        self.error, self.origin, self.pattern, self.streak = error, origin, pattern, streak
+        super().__init__(repr(error))
+
+
+class SupervisorGaveUp(UnderstudyError):
+    """More restarts than `max_restarts` in `within` seconds; `__cause__` is the last reason."""
+
+    def __init__(self, path: str, child: str, max_restarts: int, within: float) -> None:
+        self.path, self.child = path, child
+        self.max_restarts, self.within = max_restarts, within
+        super().__init__(
+            f"{path} gave up: restarting {child} would have been more than "
+            f"{max_restarts} restarts in {within:g} s."
+        )
+
+
+class Incarnation:
+    """The life line between a supervisor and what runs under it.
+
+    `interrupt` is what busy loops look at: it is True once there is any reason not
+    to take the next message.
+    """
+
+    def __init__(self, path: str, number: int, report: "Callable[[Incarnation], None]") -> None:
+        self.path = path
+        self.number = number
+        self.scope = trio.CancelScope()
+        self.started = False
+        self.ending: Ending | None = None
+        self.draining = False
+        self.stopping = False
+        self.interrupt = False
+        self.offer: Any = None
+        self.address: str | None = None
+        self._report = report
+        self._on_stop: list[Callable[[], None]] = []
+        self._on_fence: list[Callable[[], None]] = []
+        self._stop_event = trio.Event()
+
+    def announce(self, offer: Any, address: str | None = None) -> None:
+        """The start is complete. `offer` is what `needs` injects; `address` where it listens."""
+        self.offer, self.address = offer, address
+        self.started = True
+        self._report(self)
+
+    def on_stop(self, function: Callable[[], None]) -> None:
+        """Call `function` when the stop is asked for; it must not raise."""
+        self._on_stop.append(function)
+
+    def on_fence(self, function: Callable[[], None]) -> None:
+        """Call `function` when this life is over, whatever is left of it; it must not raise."""
+        self._on_fence.append(function)
+
+    def stop(self, *, drain: bool) -> None:
+        """Ask for an ordered end; with `drain`, after what waits has been handled."""
+        if self.stopping:
+            return
+        self.stopping = self.interrupt = True
+        self.draining = drain
+        self._stop_event.set()
+        for function in self._on_stop:
+            function()
+
+    async def stop_asked(self) -> None:
+        """Wait until the stop is asked for."""
+        await self._stop_event.wait()
+
+    def kill(self) -> None:
+        """Cancel it; nothing but `finally` blocks and shielded code runs any more."""
+        self.interrupt = True
+        self.scope.cancel()
+
+    def end(self, ending: Ending) -> None:
+        """It is over: fence what is left of it and report, the first time this is called."""
+        if self.ending is not None:
+            return
+        self.ending = ending
+        self.interrupt = True
+        for function in self._on_fence:
+            function()
+        self._report(self)
+
+    async def live(self, runnable: "Runnable") -> None:
+        """Run `runnable` to its end, whatever that is, and report it; raises nothing."""
+        error: BaseException | None = None
+        try:
+            with self.scope:
+                await runnable.run(self)
+        # A group that a kill leaves behind leaves the scope as an exception, too:
+        # everything that comes out is the outcome of this child and of nobody else.
+        except BaseException as caught:  # noqa: BLE001
+            error = caught
+        self.end(self._outcome(error))
+
+    def _outcome(self, error: BaseException | None) -> Ending:
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            return Ending("fatal", error)
+        if self.scope.cancelled_caught or self.scope.cancel_called:
+            return Ending("killed", error)
+        if error is None:
+            return Ending("shutdown" if self.stopping else "normal")
+        if isinstance(error, SupervisorGaveUp):
+            return Ending("gave up", error)
+        if isinstance(error, Crash):
+            return Ending("crashed", error.error, error.origin, error.pattern, error.streak)
+        return Ending("crashed", error)
+
+
+class Runnable(Protocol):
+    """What a supervisor can run, again and again, one incarnation at a time."""
+
+    async def run(self, incarnation: Incarnation) -> None:
+        """Start, `announce`, work until the stop is asked for, end. An exception is a crash."""
+
+    def open(self) -> None:
+        """The supervisor is about to start its children: whatever is sent may wait now."""
+
+    def close(self, why: str) -> None:
+        """No further incarnation will come: let go of what survives restarts."""

@@ -1,0 +1,325 @@
+"""A system: one running tree, and everything that its parts share.
+
+Owns the clock, the lifecycle bus, the registry, the random numbers and the
+dead-letter office; nothing of it is global, so two systems fit in one test. All
+that is random comes from one `random.Random`, and all time from trio: with a seed
+and a mock clock a run repeats itself.
+"""
+
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from random import Random
+from typing import Any, Literal, TypeVar, overload
+
+import attrs
+import trio
+
+from ..actors.actor import Actor
+from ..actors.cell import Cell
+from ..actors.encoding import encode
+from ..actors.envelope import Envelope
+from ..actors.errors import UnderstudyError
+from ..actors.incarnation import Ending, Incarnation
+from ..actors.lifecycle import Bus, Crashed, Started, Stopped, Stopping
+from ..actors.ref import Ref
+from ..actors.timers import Timers
+from .child import ChildSpec, Supervisor
+from .delivery.intake import Intake
+from .delivery.office import DeadLetterOffice, describe_error
+from .delivery.policy import DEFAULT_POLICY, RetryPolicy
+from .delivery.record import DeadLetter
+from .delivery.store import DeadLetterStore, MemoryStore
+from .registry import Registry
+from .supervisor import Child, Supervision
+
+__all__ = ["ChildState", "System", "running"]
+
+A = TypeVar("A", bound=Actor[Any])
+
+
+@attrs.frozen
+class ChildState:
+    """One line of the tree: a child, its state and since when (trio time)."""
+
+    path: str
+    kind: str
+    state: str
+    since: float
+    incarnation: int
+    depth: int
+
+
+class System:
+    """The tree at run time. Made by `running` and `run`; one per tree and start."""
+
+    def __init__(
+        self,
+        tree: Supervisor,
+        *,
+        dead_letters: DeadLetterStore | None = None,
+        events: RetryPolicy = DEFAULT_POLICY,
+        seed: int | None = None,
+        threads: bool = True,
+    ) -> None:
+        self.name = tree.name
+        self.threads = threads
+        self.random = Random(seed)
+        self.timers = Timers()
+        self.bus = Bus()
+        self.registry = Registry()
+        store = MemoryStore() if dead_letters is None else dead_letters
+        self.office = DeadLetterOffice(store, self.bus, self.random, tree.name)
+        store.on_alarm = self.office.alarmed
+        self.intake = Intake(self, events)
+        self.root = Supervision(tree, tree.name, self)
+        self._life = Incarnation(tree.name, 1, self._reported)
+        self._changed = trio.Event()
+
+    # -- what users do with it ----------------------------------------------------
+
+    @overload
+    def ref(self, actor: type[A]) -> Ref[A]: ...
+    @overload
+    def ref(self, actor: str) -> Ref[Any]: ...
+    def ref(self, actor: type[A] | str) -> Ref[A]:
+        """The reference of the one actor of a class, or with a name or path.
+
+        Raises `LookupError` if there is none, or more than one.
+        """
+        return self.registry.find(actor).ref
+
+    def offer(self, name: str) -> Any:
+        """What the child `name` of the root offers: a resource's object, an actor's reference."""
+        return self.root.offer(name, self.name, 1)
+
+    def tree(self) -> list[ChildState]:
+        """The whole tree as it is, parents before children."""
+        root = ChildState(self.name, "supervisor", self._state(), 0.0, 1, 0)
+        return [root, *_walk(self.root, 1)]
+
+    @property
+    def healthy(self) -> bool:
+        """Whether every child runs, no actor is sick and dead letters can be written."""
+        lines = self.tree()
+        sick = any(cell.sickness.sick for cell in self.registry.cells.values())
+        alarm = self.office.store.alarm is not None
+        running_all = all(line.state in ("running", "ended") for line in lines)
+        return running_all and not sick and not alarm
+
+    def supervision(self, path: str) -> Supervision:
+        """The running supervisor at `path`, to start and stop children of."""
+        if path == self.name:
+            return self.root
+        found = [c.runnable for c in _children(self.root) if c.path == path]
+        if not found or not isinstance(found[0], Supervision):
+            raise LookupError(f"no supervisor at {path!r}.")
+        return found[0]
+
+    async def start_child(self, spec: ChildSpec, *, under: str | None = None) -> Child:
+        """Add a child to a running supervisor (the root if not said) and start it."""
+        return await self.supervision(under or self.name).start_child(spec)
+
+    async def stop_child(self, path: str) -> None:
+        """Stop a child for good."""
+        above, _, name = path.rpartition("/")
+        await self.supervision(above or self.name).stop_child(name)
+
+    def stop(self, why: str = "it was asked to") -> None:
+        """Begin the ordered stop: intake first, then what is in hand, then the rest."""
+        if not self._life.stopping:
+            self.bus.publish(Stopping(path=self.name, incarnation=1, why=why))
+            self._life.stop(drain=True)
+
+    def kill(self) -> None:
+        """Do not wait any longer: cancel everything, in the order of the stop."""
+        self._life.stop(drain=False)
+        self._life.kill()
+
+    async def stopped(self) -> None:
+        """Wait until the tree has ended; raises why, unless it was asked to."""
+        while self._life.ending is None:
+            await self._change()
+        _raise(self._life.ending)
+
+    # -- what its parts need ------------------------------------------------------
+
+    def joined(self, child: Child) -> None:
+        if isinstance(child.runnable, Cell):
+            self.registry.add(child.runnable)
+
+    def left(self, child: Child) -> None:
+        if isinstance(child.runnable, Cell):
+            self.registry.remove(child.runnable)
+        elif isinstance(child.runnable, Supervision):
+            for grandchild in child.runnable.children:
+                self.left(grandchild)
+
+    def set_aside(
+        self, envelope: Envelope, error: BaseException, reason: str, path: str, incarnation: int
+    ) -> None:
+        """Make a dead letter of a local message."""
+        handler, origin = envelope.handler, envelope.origin
+        receive = (
+            self.registry.cells[path].behavior.receive if path in self.registry.cells else None
+        )
+        used = handler or receive
+        text, trace = describe_error(error)
+        now = time.time()
+        kind = type(envelope.message).__name__
+        self.office.take_local(
+            DeadLetter(
+                id=self.office.new_id(),
+                at=now,
+                kind="tell",
+                pattern=(handler.route if handler is not None else None) or kind,
+                handler=used.name if used is not None else "",
+                actor=path,
+                incarnation=incarnation,
+                transport="local",
+                source="",
+                message_id=envelope.local_id or self.office.new_id(),
+                correlation_id=origin.message_id if origin is not None else None,
+                headers={},
+                body=_written(envelope.message),
+                attempts=envelope.attempt,
+                reason=reason,
+                error=text,
+                traceback=trace,
+                first_at=now,
+            )
+        )
+
+    # -- running ------------------------------------------------------------------
+
+    async def run(self, nursery: trio.Nursery) -> None:
+        """Start the tree in `nursery` and return when it is up.
+
+        Raises `StartFailed`, or what else made the start fail. `finish` must follow.
+        """
+        await nursery.start(self.office.store.run)
+        nursery.start_soon(self.timers.run)
+        nursery.start_soon(self.office.run)
+        nursery.start_soon(self._life.live, self.root)
+        while not self._life.started and self._life.ending is None:
+            await self._change()
+        if self._life.ending is not None and not self._life.stopping:
+            _raise(self._life.ending)
+        self.bus.publish(Started(path=self.name, incarnation=1))
+        nursery.start_soon(self._replays)
+
+    async def finish(self) -> None:
+        """Wait for the end of the tree and for the last dead letter to be durable."""
+        while self._life.ending is None:
+            await self._change()
+        await self.office.flush()
+        await self.office.store.close()
+
+    async def _replays(self) -> None:
+        poll = 0.5 if not isinstance(self.office.store, MemoryStore) else float("inf")
+        await self.office.run_replays(self.intake.replay, poll=poll)
+
+    def _reported(self, life: Incarnation) -> None:
+        if life.ending is not None:
+            ending = life.ending
+            if not ending.clean and ending.error is not None and ending.kind == "crashed":
+                self.bus.publish(Crashed(path=self.name, incarnation=1, error=ending.error))
+            self.bus.publish(Stopped(path=self.name, incarnation=1, how=ending.kind))
+        self._changed.set()
+
+    async def _change(self) -> None:
+        if self._changed.is_set():
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    def _state(self) -> Literal["starting", "running", "stopping", "down"]:
+        if self._life.ending is not None:
+            return "down"
+        if self._life.stopping:
+            return "stopping"
+        return "running" if self._life.started else "starting"
+
+
+@asynccontextmanager
+async def running(tree: Supervisor, **options: Any) -> AsyncIterator[System]:
+    """Run a tree for as long as the block lasts: `async with running(tree) as system`.
+
+    `options` are those of `System`; dead letters stay in memory unless a store is
+    given. Leaving the block stops the tree in order. If the tree ends by itself
+    meanwhile, the block is cancelled and `SupervisorGaveUp`, or whatever ended it, raised.
+    """
+    system = System(tree, **options)
+    failure: BaseException | None = None
+    async with trio.open_nursery() as nursery:
+        try:
+            await system.run(nursery)
+            with trio.CancelScope() as block:
+                async with trio.open_nursery() as watch:
+                    watch.start_soon(_cancel_at_end, system, block)
+                    try:
+                        yield system
+                    except Exception as error:  # noqa: BLE001  # raised below, not in a group
+                        failure = error
+                    watch.cancel_scope.cancel()
+        except Exception as error:  # noqa: BLE001
+            failure = error
+        finally:
+            system.stop("the block was left")
+            with trio.CancelScope(shield=True):
+                await system.finish()
+            nursery.cancel_scope.cancel()
+    ending = system._life.ending
+    if failure is None and ending is not None and not ending.clean:
+        failure = ending.error
+    if failure is not None:
+        raise failure
+
+
+async def _cancel_at_end(system: System, block: trio.CancelScope) -> None:
+    while system._life.ending is None:
+        await system._change()
+    block.cancel()
+
+
+def _written(message: Any) -> bytes | None:
+    """A local message's body for its dead letter; None where it has none that JSON can say."""
+    try:
+        return encode(message)
+    except TypeError:
+        return None
+
+
+def _raise(ending: Ending) -> None:
+    if ending.clean:
+        return
+    if ending.error is not None:
+        raise ending.error
+    raise UnderstudyError(f"the tree ended: {ending.kind}")
+
+
+def _children(supervision: Supervision) -> list[Child]:
+    found: list[Child] = []
+    for child in supervision.children:
+        found.append(child)
+        if isinstance(child.runnable, Supervision):
+            found.extend(_children(child.runnable))
+    return found
+
+
+def _walk(supervision: Supervision, depth: int) -> list[ChildState]:
+    lines: list[ChildState] = []
+    for child in supervision.children:
+        nested = child.runnable if isinstance(child.runnable, Supervision) else None
+        lines.append(
+            ChildState(
+                child.path,
+                type(child.spec).__name__.removesuffix("Spec").lower(),
+                child.state,
+                child.since,
+                child.number,
+                depth,
+            )
+        )
+        if nested is not None:
+            lines.extend(_walk(nested, depth + 1))
+    return lines

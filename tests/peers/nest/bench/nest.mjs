@@ -1,0 +1,81 @@
+/**
+ * NestJS in the TCP benchmark: `node nest.mjs [PORT] [--validation]` prints `ready PORT`.
+ *
+ * `--validation` puts a ValidationPipe on `orders.place`, with `transform: true`, so that
+ * the handler gets instances of the DTO classes and a Date, and data that does not fit is
+ * refused: what the documentation of NestJS recommends, and what a typed handler of ours
+ * does. Without it the handler gets whatever JSON.parse made. The log is off.
+ */
+import 'reflect-metadata';
+
+import { Controller, Module, UsePipes, ValidationPipe } from '@nestjs/common';
+import { NestFactory } from '@nestjs/core';
+import { MessagePattern, RpcException, Transport } from '@nestjs/microservices';
+import { Type } from 'class-transformer';
+import {
+  IsArray,
+  IsDate,
+  IsInt,
+  IsNumber,
+  IsOptional,
+  IsString,
+  IsUUID,
+  ValidateNested,
+} from 'class-validator';
+
+import { decorateMethod, decorateProperty } from '../decorate.mjs';
+import { endWithParent } from '../lifetime.mjs';
+import { benchArguments } from './arguments.mjs';
+
+class Customer {}
+decorateProperty(Customer, 'name', IsString());
+decorateProperty(Customer, 'email', IsString());
+
+class Item {}
+decorateProperty(Item, 'sku', IsString());
+decorateProperty(Item, 'quantity', IsInt());
+decorateProperty(Item, 'price', IsNumber());
+
+class Order {}
+decorateProperty(Order, 'id', IsUUID());
+decorateProperty(Order, 'customer', ValidateNested(), Type(() => Customer));
+decorateProperty(Order, 'items', IsArray(), ValidateNested({ each: true }), Type(() => Item));
+decorateProperty(Order, 'note', IsOptional(), IsString());
+decorateProperty(Order, 'placed_at', IsDate(), Type(() => Date));
+
+class Bench {
+  sum(numbers) {
+    return numbers.reduce((total, number) => total + number, 0);
+  }
+
+  place(order) {
+    const total = order.items.reduce((sum, item) => sum + item.quantity * item.price, 0);
+    return { id: order.id, total, lines: order.items.length };
+  }
+}
+
+function validate(method, payload) {
+  // The type a compiler would have recorded: it tells the pipe which class to build.
+  Reflect.defineMetadata('design:paramtypes', [payload], Bench.prototype, method);
+  const exceptionFactory = (errors) =>
+    new RpcException({ status: 400, message: errors.map(String).join('; ') });
+  decorateMethod(Bench, method, UsePipes(new ValidationPipe({ transform: true, exceptionFactory })));
+}
+
+const { port, validation } = benchArguments({ validation: { type: 'boolean', default: false } });
+decorateMethod(Bench, 'sum', MessagePattern('math.sum'));
+decorateMethod(Bench, 'place', MessagePattern('orders.place'));
+if (validation) validate('place', Order);
+Controller()(Bench);
+
+class BenchModule {}
+Module({ controllers: [Bench] })(BenchModule);
+
+const app = await NestFactory.createMicroservice(BenchModule, {
+  transport: Transport.TCP,
+  options: { host: '127.0.0.1', port },
+  logger: false,
+});
+endWithParent(() => app.close());
+await app.listen();
+console.log(`ready ${app.unwrap().address().port}`);

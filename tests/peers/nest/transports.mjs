@@ -1,0 +1,36 @@
+/**
+ * How a NestJS peer is told to speak each transport: one table entry per transport.
+ *
+ * An entry turns a URL and an optional queue name into NestJS's options, for server and
+ * client alike, and says what a client sees when nobody handles a pattern there
+ * (`null`: nothing comes back, so that there is no case to run).
+ */
+import { Transport } from '@nestjs/microservices';
+
+const NO_HANDLER = 'There is no matching message handler defined in the remote service.';
+
+const TRANSPORTS = {
+  tcp: {
+    unheard: NO_HANDLER,
+    options: (url) => ({
+      transport: Transport.TCP,
+      options: { host: url.hostname, port: Number(url.port) },
+    }),
+    // Port 0 lets the system choose, so the caller has to be told what it chose.
+    bound: (app) => {
+      const { address, port } = app.unwrap().address();
+      return `tcp://${address}:${port}`;
+    },
+  },
+};
+
+/** The table entry, NestJS options and URL that `TRANSPORT URL [QUEUE]` ask for. */
+export function transportFrom([name, url, queue]) {
+  const entry = TRANSPORTS[name];
+  if (!entry || !URL.canParse(url ?? '')) {
+    const known = Object.keys(TRANSPORTS).join(', ');
+    console.error(`expected: TRANSPORT URL [QUEUE], where TRANSPORT is one of ${known}`);
+    process.exit(2);
+  }
+  return { ...entry, url, options: entry.options(new URL(url), queue) };
+}
