@@ -138,7 +138,10 @@ class Behavior:
             )
         routes = tuple(dict.fromkeys(mark.route for mark in marks))
         handler = _compile(where, function, marks[0].kind, routes, any(m.thread for m in marks))
-        self.by_function[function] = handler
+        # A caller that knows only a base class names the method as it stands there.
+        for base in self.actor.__mro__:
+            if inspect.isfunction(vars(base).get(name)):
+                self.by_function[vars(base)[name]] = handler
         for route in routes:
             if handler.kind == "event":
                 self.events.setdefault(route, []).append(handler)

@@ -131,7 +131,8 @@ class Cell:
     def postpone(self, envelope: Envelope, error: Retry) -> None:
         """Let a local message without a receipt come back in `error.after` seconds."""
         now = trio.current_time()
-        envelope.since = envelope.since or now
+        if envelope.attempt == 1:
+            envelope.since = now
         due = now + error.after
         if due - envelope.since > self.options.max_age or not self.mailbox.reserve():
             self.set_aside(envelope, error, "expired")
@@ -164,5 +165,7 @@ class Cell:
         return actor
 
     def _cannot_hold(self, envelope: Envelope) -> None:
+        # Not `released`: with the mailbox open, that would bring it back at once, for ever.
         if envelope.receipt is not None:
-            envelope.receipt.released("the actor is sick and holds as many events as it may")
+            why = "the actor is sick and holds as many events as it may"
+            envelope.receipt.failed(Retry(why))

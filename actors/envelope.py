@@ -11,15 +11,15 @@ travels along with everything a handler tells and asks meanwhile.
 with `__init__` (benchmarks/mailbox.py: it is made once per message).
 """
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
 
 if TYPE_CHECKING:
     from .behavior import Handler
 
-__all__ = ["Envelope", "Origin", "Receipt", "Settlement"]
+__all__ = ["Departing", "Envelope", "Origin", "Receipt", "Settlement"]
 
 
 class Origin(Protocol):
@@ -82,6 +82,18 @@ class Receipt(Protocol):
 
     def released(self, why: str) -> None:
         """It was not handled, or not to its end: the actor stopped or was cancelled."""
+
+
+@runtime_checkable
+class Departing(Protocol):
+    """A receipt that knows when its caller leaves in the middle of a stream.
+
+    Optional beside `Receipt`: without it, a generator that waits learns of the
+    departure only when it yields its next item.
+    """
+
+    def on_leave(self, function: Callable[[], None]) -> None:
+        """Call `function` if the caller leaves before the end; at once if it has left."""
 
 
 class Settlement(Protocol):

@@ -145,8 +145,9 @@ class Incarnation:
         self.end(self._outcome(error))
 
     def _outcome(self, error: BaseException | None) -> Ending:
-        if isinstance(error, KeyboardInterrupt | SystemExit):
-            return Ending("fatal", error)
+        fatal = _fatal(error)
+        if fatal is not None:
+            return Ending("fatal", fatal)
         if self.scope.cancelled_caught or self.scope.cancel_called:
             return Ending("killed", error)
         if error is None:
@@ -156,6 +157,13 @@ class Incarnation:
         if isinstance(error, Crash):
             return Ending("crashed", error.error, error.origin, error.pattern, error.streak)
         return Ending("crashed", error)
+
+
+def _fatal(error: BaseException | None) -> BaseException | None:
+    """What must end the process, also out of the groups that nurseries wrap it in."""
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(_fatal, error.exceptions)), None)
+    return error if isinstance(error, KeyboardInterrupt | SystemExit) else None
 
 
 class Runnable(Protocol):

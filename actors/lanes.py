@@ -1,8 +1,8 @@
 """The lanes of one incarnation: where messages are handled.
 
 An actor with `concurrency=N` has up to N lanes, each a task that takes envelopes
-from the mailbox and runs them one after the other; a lane is added only when
-mail waits and all lanes are busy, so the usual actor has one. The lane's loop is
+from the mailbox and runs them one after the other; a lane is added only when all
+others are busy, so the usual actor has one. The lane's loop is
 the receiving half of the hot path (benchmarks/mailbox.py): per message no task,
 no scope, no lookup that could be done per class.
 
@@ -21,7 +21,7 @@ from trio.lowlevel import checkpoint
 from .actor import Actor
 from .behavior import Handler
 from .context import CURRENT, NOTHING, Hand, MessageContext, is_outside
-from .envelope import Envelope
+from .envelope import Departing, Envelope
 from .errors import Retry, RpcError
 from .incarnation import Crash, Incarnation
 from .lifecycle import Recovered, Sick
@@ -72,16 +72,18 @@ class Lanes:
         while True:
             left = BURST
             while queue:
-                if incarnation.interrupt and not incarnation.draining:
+                if incarnation.interrupt and (self._crash or not incarnation.draining):
                     return
                 hand.envelope = envelope = queue.popleft()
+                if senders:
+                    mailbox.drained()
                 handler = envelope.handler or receive
                 receipt = envelope.receipt
                 if receipt is not None and (
                     not receipt.open or (sickness.sick and sickness.holds(envelope))
                 ):
                     continue
-                if parallel and queue:
+                if parallel and (queue or not mailbox.parked):
                     self._share()
                 try:
                     if handler.direct:
@@ -93,6 +95,7 @@ class Lanes:
                 except BaseException as error:  # noqa: BLE001
                     if hand.fenced:
                         return
+                    hand.envelope = NOTHING  # settled here, so the fence must not release it
                     if self._refused(error, envelope):
                         return
                 else:
@@ -102,8 +105,6 @@ class Lanes:
                         receipt.succeeded(value)
                     if sickness.crashes and envelope.origin is not None:
                         self._well(envelope)
-                if senders:
-                    mailbox.drained()
                 left -= 1
                 if not left:
                     break
@@ -116,7 +117,7 @@ class Lanes:
                 await mailbox.mail()
 
     def _share(self) -> None:
-        """More mail waits than this lane can have in hand: wake or add another."""
+        """This lane is about to be busy: wake or add another for the mail after this."""
         mailbox, nursery = self._cell.mailbox, self._nursery
         if mailbox.parked:
             trio.lowlevel.reschedule(mailbox.parked.pop())
@@ -158,21 +159,25 @@ class Lanes:
         """
         receipt = envelope.receipt
         try:
-            step = await _advance(items)
-            while not step.done:
-                if receipt is None:
-                    step = await _advance(items)
-                    continue
-                await receipt.ready()
-                if not receipt.open:
-                    break
-                item, step = step.value, _try_to_advance(items)
-                receipt.item(item, last=step.done)
-                if step.pending is not None:
-                    step = await _finish(step)
-                if step.error is not None:
-                    raise step.error
+            with trio.CancelScope() as scope:
+                if isinstance(receipt, Departing):
+                    receipt.on_leave(scope.cancel)
+                step = await _advance(items)
+                while not step.done:
+                    if receipt is None:
+                        step = await _advance(items)
+                        continue
+                    await receipt.ready()
+                    if not receipt.open:
+                        break
+                    item, step = step.value, _try_to_advance(items)
+                    receipt.item(item, last=step.done)
+                    if step.pending is not None:
+                        step = await _finish(step)
+                    if step.error is not None:
+                        raise step.error
         finally:
+            # Outside the scope: a generator left at a yield may await in its clean-up.
             await items.aclose()
         return UNSET
 

@@ -70,6 +70,11 @@ class Payload:
             self._hook = _converter().get_structure_hook(self.annotation)
         except StructureHandlerNotFoundError as error:
             raise DeclarationError(f"the payload type {self.describe()}: {error}") from error
+        except NameError as error:
+            raise DeclarationError(
+                f"the payload type {self.describe()}: the name {error.name!r} in an annotation "
+                "is not known in its module. Define or import it there, not inside a function."
+            ) from error
         decoder = fast_decoder(self.annotation)
         self.fast = decoder is not None
         self._typed_decode = None if decoder is None else decoder.decode

@@ -307,15 +307,10 @@ def _check_told_apart(target: Any, arrays: list[Any], scalars: list[Any]) -> Non
 
 def _resolve(target: Any) -> None:
     """Replaces annotations that are strings, `list["Node"]` too, in the class's own fields."""
-    try:
-        if attrs.has(target):
-            attrs.resolve_types(target)
-            return
-        hints = get_type_hints(target, include_extras=True)
-    except NameError as error:
-        raise _unreadable(
-            target, f"The name {error.name!r} in its annotations is not known in its module"
-        ) from error
+    if attrs.has(target):
+        attrs.resolve_types(target)
+        return
+    hints = get_type_hints(target, include_extras=True)
     for field in dataclasses.fields(target):
         field.type = hints[field.name]
 

@@ -7,13 +7,13 @@ the converter, as is every type that the two read differently. The list says wha
 pass; whatever it does not know takes the slow path, which is never wrong.
 
 Invariant: what the decoder made for a type accepts, the converter accepts with an equal
-result (tests/actors/test_payload.py compares them). The decoder may refuse more.
+result (tests/actors/test_payload_fast.py compares them). The decoder may refuse more.
 """
 
 import dataclasses
 from abc import ABCMeta
 from datetime import date, datetime, time, timedelta
-from enum import Enum, EnumMeta, Flag
+from enum import Enum, EnumMeta
 from inspect import signature
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -79,13 +79,15 @@ def _is_plain_enum(target: type[Enum]) -> bool:
     return (
         {type(member.value) for member in target} in ({str}, {int})
         and type(target) is EnumMeta
-        and not issubclass(target, Flag)
         and target._missing_.__func__ is Enum._missing_.__func__  # type: ignore[attr-defined]
     )
 
 
 def _is_plainly_made(target: Any) -> bool:
-    """Does setting the fields one by one make the same object as calling the class?"""
+    """Does setting the fields one by one make the same object as calling the class?
+
+    Defaults that need the half-made object (`takes_self`) msgspec refuses by itself.
+    """
     if type(target) not in (type, ABCMeta) or target.__new__ is not object.__new__:
         return False
     if getattr(target, "__parameters__", ()):  # generic: its fields have no types of their own
@@ -106,19 +108,12 @@ def _is_plain_attrs(target: Any) -> bool:
         )
         # __init__ prepares the cache that such a __hash__ reads
         and "_attrs_cached_hash" not in _names_in(target.__hash__)
-        and not issubclass(target, BaseException)
         and all(_is_plain_field(field) for field in fields)
     )
 
 
 def _is_plain_field(field: "attrs.Attribute[Any]") -> bool:
-    return (
-        field.init
-        and field.type is not None
-        and field.converter is None
-        and field.alias == field.name
-        and not getattr(field.default, "takes_self", False)
-    )
+    return field.init and field.converter is None and field.alias == field.name
 
 
 def _is_plain_dataclass(target: Any) -> bool:
@@ -146,4 +141,4 @@ def _field_types(target: Any) -> list[Any]:
     if is_typeddict(target):
         return list(hints.values())
     fields = attrs.fields(target) if attrs.has(target) else dataclasses.fields(target)
-    return [hints[field.name] for field in fields]
+    return [hints.get(field.name) for field in fields]  # attr.ib(type=...) leaves no hint

@@ -300,8 +300,8 @@ class _Stream:
 
     def __init__(self, ref: Ref[Any], message: Any, data: Any) -> None:
         self._ref = ref
-        handler, message = ref._behavior.resolve(message, data, ref.path)
         self._channel = _Channel(ref.path)
+        handler, message = ref._behavior.resolve(message, data, ref.path)
         self._envelope: Envelope | None = Envelope(message, handler, self._channel, origin_now())
 
     def __aiter__(self) -> "_Stream":
@@ -330,6 +330,13 @@ class _Channel:
         self._items: deque[Any] = deque()
         self._error: BaseException | None = None
         self._changed = trio.Event()
+        self._on_leave: Callable[[], None] | None = None
+
+    def on_leave(self, function: Callable[[], None]) -> None:
+        if self.open:
+            self._on_leave = function
+        else:
+            function()
 
     async def take(self) -> Any:
         while not self._items:
@@ -344,9 +351,11 @@ class _Channel:
         return item
 
     def leave(self) -> None:
-        self.open = False
         self._items.clear()
-        self._changed.set()
+        if self.open:
+            self._finish(None)
+            if self._on_leave is not None:
+                self._on_leave()
 
     async def ready(self) -> None:
         while len(self._items) >= STREAM_CREDIT and self.open:

@@ -7,15 +7,16 @@ bring their own kinds of spec.
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, get_args
 
 import attrs
 
 from ..actors.actor import Actor
 from ..actors.behavior import Behavior
-from ..actors.cell import Cell, CellOptions, CellServices
+from ..actors.cell import Cell, CellOptions
 from ..actors.errors import DeclarationError
 from ..actors.incarnation import Runnable
+from .delivery.intake import IntakeServices
 from .strategy import Backoff, Restart, Strategy, one_for_one
 
 __all__ = [
@@ -54,7 +55,7 @@ class Wiring(Protocol):
     def path(self) -> str: ...
 
     @property
-    def services(self) -> CellServices: ...
+    def services(self) -> IntakeServices: ...
 
     def resolve(self, name: str) -> Any:
         """What the child `name` offers just now; raises `StartFailed` if it offers nothing."""
@@ -71,13 +72,23 @@ class ChildSpec:
     """
 
     name: str
-    restart: Restart = attrs.field(
-        default="permanent", validator=attrs.validators.in_(("permanent", "transient", "temporary"))
-    )
-    shutdown: float = attrs.field(default=5.0, validator=attrs.validators.ge(0))
-    start_timeout: float = attrs.field(default=30.0, validator=attrs.validators.gt(0))
+    restart: Restart = "permanent"
+    shutdown: float = 5.0
+    start_timeout: float = 30.0
     backoff: Backoff | None = Backoff()
     significant: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        if self.restart not in get_args(Restart):
+            raise DeclarationError(
+                f"child {self.name!r}: restart must be permanent, transient or temporary, "
+                f"got {self.restart!r}."
+            )
+        if not (self.shutdown >= 0 and self.start_timeout > 0):
+            raise DeclarationError(
+                f"child {self.name!r}: shutdown must not be negative and start_timeout must be "
+                f"positive (seconds), got {self.shutdown} and {self.start_timeout}."
+            )
 
     def build(self, wiring: Wiring) -> Runnable:
         """The runnable for one place in one tree."""
@@ -152,9 +163,14 @@ def child(
         ("mailbox", mailbox, 1),
         ("concurrency", concurrency, 1),
         ("sick_after", sick_after, 1),
+        ("crash_grace", crash_grace, 0),
+        ("max_age", max_age, 0),
     ):
-        if value < least:
-            raise DeclarationError(f"child({actor.__name__}): {option} must be at least {least}.")
+        if not value >= least:
+            raise DeclarationError(
+                f"child({actor.__name__}): {option} must be at least {least}, got {value}."
+            )
+    _check_choices(f"child({actor.__name__})", on_sick=on_sick, blame=blame)
     return ActorSpec(
         actor=actor,
         arguments=arguments,
@@ -232,26 +248,54 @@ class Supervisor(ChildSpec):
         for spec in self.children:
             yield from (name for name in spec.needed() if name not in own)
 
+    def check_child(self, spec: ChildSpec) -> None:
+        """Raises `DeclarationError` for what cannot be a child of this supervisor."""
+        if not isinstance(spec, ChildSpec):
+            raise DeclarationError(
+                f"supervisor {self.name!r}: {spec!r} is no child spec. Wrap actors with "
+                "child(...), resources with resource(...)."
+            )
+        if spec.significant and (self.auto_shutdown == "never" or spec.restart == "permanent"):
+            raise DeclarationError(
+                f"supervisor {self.name!r}: a significant child ({spec.name!r}) needs "
+                "auto_shutdown='any' or 'all', and restart='transient' or 'temporary'."
+            )
+
+    def check_needs(self, path: str = "", known: frozenset[str] = frozenset()) -> None:
+        """Raises `DeclarationError` for a name that no child offers, here or in the subtree.
+
+        `known` are the names above. For the root of a tree: only there are all of them known.
+        """
+        path = f"{path}{self.name}"
+        known |= {spec.name for spec in self.children}
+        for spec in self.children:
+            if isinstance(spec, Supervisor):
+                spec.check_needs(f"{path}/", known)
+                continue
+            for name in spec.needed():
+                if name not in known:
+                    raise DeclarationError(
+                        f"{path}/{spec.name} needs {name!r}, but no sibling of it or of a "
+                        "supervisor above it has that name."
+                    )
+
     def _check(self) -> None:
+        if not isinstance(self.strategy, Strategy):
+            raise DeclarationError(
+                f"supervisor {self.name!r}: strategy must be one_for_one, one_for_all or "
+                f"rest_for_one, got {self.strategy!r}."
+            )
+        _check_choices(f"supervisor {self.name!r}", auto_shutdown=self.auto_shutdown)
         seen: set[str] = set()
         for spec in self.children:
-            if not isinstance(spec, ChildSpec):
-                raise DeclarationError(
-                    f"supervisor {self.name!r}: {spec!r} is no child spec. Wrap actors with "
-                    "child(...), resources with resource(...)."
-                )
+            self.check_child(spec)
             if spec.name in seen:
                 raise DeclarationError(
                     f"supervisor {self.name!r} has two children called {spec.name!r}. "
                     "Give one of them another name=."
                 )
             seen.add(spec.name)
-            if spec.significant and (self.auto_shutdown == "never" or spec.restart == "permanent"):
-                raise DeclarationError(
-                    f"supervisor {self.name!r}: a significant child ({spec.name!r}) needs "
-                    "auto_shutdown='any' or 'all', and restart='transient' or 'temporary'."
-                )
-        if self.max_restarts < 0 or self.within <= 0:
+        if not (self.max_restarts >= 0 and self.within > 0):
             raise DeclarationError(
                 f"supervisor {self.name!r}: max_restarts must not be negative and within "
                 f"must be positive, got {self.max_restarts} and {self.within}."
@@ -270,6 +314,20 @@ class Supervisor(ChildSpec):
                         f"supervisor {self.name!r}: {spec.name!r} needs {name!r}, which starts "
                         f"later. Put {name!r} before {spec.name!r}."
                     )
+
+
+_CHOICES = {
+    "auto_shutdown": ("never", "any", "all"),
+    "blame": ("message", "actor"),
+    "on_sick": ("hold", "escalate"),
+}
+
+
+def _check_choices(where: str, **options: str) -> None:
+    for option, value in options.items():
+        if value not in _CHOICES[option]:
+            choices = ", ".join(map(repr, _CHOICES[option]))
+            raise DeclarationError(f"{where}: {option} must be one of {choices}, got {value!r}.")
 
 
 def checked_name(name: str) -> str:

@@ -12,6 +12,7 @@ from typing import Final, Literal
 
 import attrs
 
+from ..actors.errors import DeclarationError
 from ..actors.incarnation import Ending
 
 __all__ = [
@@ -108,11 +109,11 @@ class Backoff:
 
     def __attrs_post_init__(self) -> None:
         if not 0 < self.minimum <= self.maximum:
-            raise ValueError(
+            raise DeclarationError(
                 f"Backoff: 0 < minimum <= maximum expected, got {self.minimum} and {self.maximum}."
             )
         if self.jitter < 0:
-            raise ValueError(f"Backoff: jitter must not be negative, got {self.jitter}.")
+            raise DeclarationError(f"Backoff: jitter must not be negative, got {self.jitter}.")
 
     @property
     def quiet(self) -> float:

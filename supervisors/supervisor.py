@@ -10,6 +10,7 @@ Invariant: at any time at most one incarnation of a child is alive, one that is
 stuck and fenced aside.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Final, Literal, Protocol
@@ -17,7 +18,7 @@ from typing import Any, Final, Literal, Protocol
 import attrs
 import trio
 
-from ..actors.cell import Cell, CellServices
+from ..actors.cell import Cell
 from ..actors.errors import DeclarationError, StartFailed, StartTimedOut, UnderstudyError
 from ..actors.incarnation import Ending, Incarnation, Runnable, SupervisorGaveUp
 from ..actors.lifecycle import (
@@ -33,6 +34,7 @@ from ..actors.lifecycle import (
 )
 from ..actors.sickness import outside_delay
 from .child import ChildSpec, Supervisor
+from .delivery.intake import IntakeServices
 from .strategy import Backoff, Window, group_of, is_restarted
 
 __all__ = ["KILL_GRACE", "Child", "Supervision", "Tree"]
@@ -43,8 +45,8 @@ KILL_GRACE: Final = 5.0
 State = Literal["down", "starting", "running", "restarting", "stopping", "ended"]
 
 
-class Tree(CellServices, Protocol):
-    """What supervisors need from the system: a cell's services, and a register of children."""
+class Tree(IntakeServices, Protocol):
+    """What supervisors need from the system: what children need, and a register of them."""
 
     def joined(self, child: "Child") -> None:
         """A child takes its place in the tree."""
@@ -60,12 +62,13 @@ class Child:
         self.spec = spec
         self.supervision = supervision
         self.path = f"{supervision.path}/{spec.name}"
-        self.services: CellServices = supervision.tree
+        self.services: IntakeServices = supervision.tree
         self.state: State = "down"
         self.since = 0.0
         self.number = 0
         self.failures = 0
-        self.last_failure = 0.0
+        self.up_since = math.inf
+        self.listed = False
         self.incarnation: Incarnation | None = None
         self.runnable: Runnable = (
             Supervision(spec, self.path, supervision.tree, supervision)
@@ -92,11 +95,10 @@ class Child:
         """Count a failure and say how long to wait before the next start."""
         if backoff is None:
             return 0.0
-        now = trio.current_time()
-        if now - self.last_failure > backoff.quiet:
+        # Time that it ran counts, not time that it waited: a long delay is no quiet time.
+        if trio.current_time() - self.up_since > backoff.quiet:
             self.failures = 0
         self.failures += 1
-        self.last_failure = now
         return backoff.delay(self.failures, self.services.random)
 
 
@@ -143,12 +145,14 @@ class Supervision:
         self.parent = parent
         self.window = Window(spec.max_restarts, spec.within)
         self.children: list[Child] = []
-        for child_spec in spec.children:
-            self._add(child_spec)
+        self._build()
+        # Kept for the life of the tree, so that references stay valid across rebuilds.
+        self._own = tuple(self.children)
         self._inbox: deque[object] = deque()
         self._mail = trio.Event()
         self._stop_asked = False
         self._cancelled = False
+        self._fatal: BaseException | None = None
         self._over = True
         self._nursery: trio.Nursery
         self._incarnation: Incarnation
@@ -164,6 +168,7 @@ class Supervision:
         self._incarnation = incarnation
         self._begin()
         incarnation.on_stop(self._on_stop)
+        self._stop_asked = incarnation.stopping
         failure: BaseException | None = None
         try:
             async with trio.open_nursery() as outside:
@@ -174,6 +179,7 @@ class Supervision:
                 outside.cancel_scope.cancel()
         finally:
             self._finish()
+        failure = self._fatal or failure
         if failure is not None:
             raise failure
 
@@ -209,13 +215,17 @@ class Supervision:
 
         A child of the same name that has ended makes way.
         """
+        self.spec.check_child(spec)
         started: list[Child] = []
 
         async def start() -> None:
             for child in self.children:
                 if child.spec.name == spec.name:
                     if child.state != "ended":
-                        raise DeclarationError(f"{self.path} already has a child {spec.name!r}.")
+                        raise DeclarationError(
+                            f"{self.path} already has a child {spec.name!r}. Give the new one "
+                            "another name=, or stop that child first."
+                        )
                     self._remove(child)
                     break
             child = self._add(spec)
@@ -263,18 +273,19 @@ class Supervision:
 
     def _begin(self) -> None:
         """A life begins with the children of the spec and an empty window, as in OTP."""
-        specs = self.spec.children
-        if [id(child.spec) for child in self.children] != [id(spec) for spec in specs]:
-            for child in list(self.children):
-                self._remove(child)
-            for spec in specs:
-                self._add(spec)
         for child in self.children:
+            if child not in self._own:
+                self._leave(child)
+        self.children = list(self._own)
+        for child in self.children:
+            if not child.listed:
+                self._join(child)
             child.failures = 0
             child.become("down")
         self.window.clear()
         self._inbox.clear()
         self._stop_asked = self._cancelled = False
+        self._fatal = None
         self._over = False
         self.open()
 
@@ -310,7 +321,8 @@ class Supervision:
                 over, failure = await self._ended(event)
                 if over:
                     return failure
-        await self._stop_all("its supervisor stops", self._incarnation.draining)
+        why = "its supervisor stops" if self._fatal is None else "the process ends"
+        await self._stop_all(why, self._incarnation.draining)
         return None
 
     async def _obey(self, command: _Command) -> None:
@@ -339,6 +351,7 @@ class Supervision:
     async def _start(self, child: Child) -> Ending | None:
         """Start one child and wait until it is up; returns how it failed, if it did."""
         child.number += 1
+        child.up_since = math.inf
         child.become("starting")
         incarnation = Incarnation(child.path, child.number, lambda i: self._report(child, i))
         child.incarnation = incarnation
@@ -349,7 +362,9 @@ class Supervision:
             return incarnation.started or incarnation.ending is not None or self._wants_stop()
 
         await self._until(settled, limit)
-        if incarnation.started and incarnation.ending is None:
+        if incarnation.started:
+            # It may have crashed since: that is then a crash like any other, by message.
+            child.up_since = trio.current_time()
             child.become("running")
             self._publish(
                 Started(path=child.path, incarnation=child.number, address=incarnation.address)
@@ -366,13 +381,15 @@ class Supervision:
         ending = incarnation.ending or Ending("killed")
         if ending.error is None:
             text = f"it ended ({ending.kind}) before its start was complete"
-            ending = attrs.evolve(ending, error=UnderstudyError(text))
+            ending = Ending("crashed", UnderstudyError(text))
         return ending
 
     async def _stop(self, child: Child, why: str, *, drain: bool) -> None:
         """Stop one child: in order within its limit, then by cancelling it."""
         incarnation = child.incarnation
         if incarnation is None or incarnation.ending is not None:
+            if incarnation is not None and incarnation.ending and child.state == "running":
+                self._publish_end(child, incarnation.ending)  # nobody has told of it yet
             child.become("down")
             return
         child.become("stopping")
@@ -413,9 +430,6 @@ class Supervision:
         if child.number != end.number or child.state != end.expected:
             return False, None  # somebody waited for this end already
         child.become("down")
-        if ending.kind == "fatal":
-            await self._stop_all("the process ends", drain=False)
-            return True, ending.error
         self._publish_end(child, ending)
         if is_restarted(child.spec.restart, ending):
             return await self._restart(child, ending)
@@ -431,8 +445,10 @@ class Supervision:
     def _ends_supervisor(self, child: Child) -> bool:
         if not child.spec.significant or self.spec.auto_shutdown == "never":
             return False
-        others = (other for other in self.children if other.spec.significant and other.alive)
-        return self.spec.auto_shutdown == "any" or not any(others)
+        others = (other for other in self.children if other.spec.significant and other is not child)
+        return self.spec.auto_shutdown == "any" or not any(
+            other.alive or other.state == "restarting" for other in others
+        )
 
     async def _restart(self, child: Child, ending: Ending) -> tuple[bool, BaseException | None]:
         now = trio.current_time()
@@ -481,7 +497,8 @@ class Supervision:
         if due.child.state != "restarting" or due.child.number != due.number:
             return
         for child in due.group:
-            if self._wants_stop() or child.state in ("starting", "running"):
+            gone = child not in self.children  # by `stop_child`, during the delay
+            if gone or self._wants_stop() or child.state in ("starting", "running"):
                 continue
             child.runnable.open()
             failure = await self._start(child)
@@ -510,15 +527,39 @@ class Supervision:
 
     # -- details ------------------------------------------------------------------
 
+    def _build(self) -> None:
+        try:
+            for spec in self.spec.children:
+                self._add(spec)
+        except DeclarationError:
+            for child in self.children:
+                self._leave(child)
+            raise
+
     def _add(self, spec: ChildSpec) -> Child:
         child = Child(spec, self)
+        try:
+            self._join(child)
+        except DeclarationError:
+            self._leave(child)
+            raise
         self.children.append(child)
-        self.tree.joined(child)
         return child
 
     def _remove(self, child: Child) -> None:
         self.children.remove(child)
+        self._leave(child)
+
+    def _join(self, child: Child) -> None:
+        self.tree.joined(child)
+        child.listed = True
+
+    def _leave(self, child: Child) -> None:
+        if isinstance(child.runnable, Supervision):
+            for grandchild in child.runnable.children:
+                child.runnable._leave(grandchild)
         self.tree.left(child)
+        child.listed = False
 
     def _publish(self, notice: Notice) -> None:
         self.tree.bus.publish(notice)
@@ -550,6 +591,9 @@ class Supervision:
         if incarnation.ending is None:
             self._mail.set()  # it has started; `_start` waits for that
         else:
+            if incarnation.ending.kind == "fatal":
+                # Whatever the supervisor is at: nothing is started or restarted any more.
+                self._fatal = incarnation.ending.error
             self._post(_End(child, incarnation.number, incarnation.ending, "running"))
 
     def _on_stop(self) -> None:
@@ -557,7 +601,7 @@ class Supervision:
         self._post(_Wake())
 
     def _wants_stop(self) -> bool:
-        return self._stop_asked or self._cancelled
+        return self._stop_asked or self._cancelled or self._fatal is not None
 
     def _hurry(self) -> bool:
         """A cancellation while stopping means: do not wait any longer."""

@@ -6,8 +6,9 @@ that is random comes from one `random.Random`, and all time from trio: with a se
 and a mock clock a run repeats itself.
 """
 
+import math
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Literal, TypeVar, overload
@@ -19,7 +20,7 @@ from ..actors.actor import Actor
 from ..actors.cell import Cell
 from ..actors.encoding import encode
 from ..actors.envelope import Envelope
-from ..actors.errors import UnderstudyError
+from ..actors.errors import StartFailed, UnderstudyError
 from ..actors.incarnation import Ending, Incarnation
 from ..actors.lifecycle import Bus, Crashed, Started, Stopped, Stopping
 from ..actors.ref import Ref
@@ -62,6 +63,7 @@ class System:
         seed: int | None = None,
         threads: bool = True,
     ) -> None:
+        tree.check_needs()
         self.name = tree.name
         self.threads = threads
         self.random = Random(seed)
@@ -75,6 +77,9 @@ class System:
         self.root = Supervision(tree, tree.name, self)
         self._life = Incarnation(tree.name, 1, self._reported)
         self._changed = trio.Event()
+        self._begun = False
+        self._services: list[trio.CancelScope] = []
+        self._writing = trio.CancelScope()
 
     # -- what users do with it ----------------------------------------------------
 
@@ -90,13 +95,24 @@ class System:
         return self.registry.find(actor).ref
 
     def offer(self, name: str) -> Any:
-        """What the child `name` of the root offers: a resource's object, an actor's reference."""
-        return self.root.offer(name, self.name, 1)
+        """What the child `name` of the root offers: a resource's object, an actor's reference.
+
+        Raises `LookupError` if there is no such child, or if it does not run just now.
+        """
+        try:
+            return self.root.offer(name, self.name, 1)
+        except StartFailed as error:
+            raise LookupError(f"{self.name} does not offer {name!r} just now.") from error
 
     def tree(self) -> list[ChildState]:
         """The whole tree as it is, parents before children."""
         root = ChildState(self.name, "supervisor", self._state(), 0.0, 1, 0)
         return [root, *_walk(self.root, 1)]
+
+    def addresses(self) -> dict[str, str]:
+        """Where bridges listen just now, by path: `{"shop/tcp": "tcp://127.0.0.1:3001"}`."""
+        found = ((child.path, child.incarnation) for child in _children(self.root))
+        return {path: life.address for path, life in found if life is not None and life.address}
 
     @property
     def healthy(self) -> bool:
@@ -127,7 +143,7 @@ class System:
 
     def stop(self, why: str = "it was asked to") -> None:
         """Begin the ordered stop: intake first, then what is in hand, then the rest."""
-        if not self._life.stopping:
+        if not self._life.stopping and self._life.ending is None:
             self.bus.publish(Stopping(path=self.name, incarnation=1, why=why))
             self._life.stop(drain=True)
 
@@ -151,9 +167,6 @@ class System:
     def left(self, child: Child) -> None:
         if isinstance(child.runnable, Cell):
             self.registry.remove(child.runnable)
-        elif isinstance(child.runnable, Supervision):
-            for grandchild in child.runnable.children:
-                self.left(grandchild)
 
     def set_aside(
         self, envelope: Envelope, error: BaseException, reason: str, path: str, incarnation: int
@@ -197,23 +210,40 @@ class System:
 
         Raises `StartFailed`, or what else made the start fail. `finish` must follow.
         """
-        await nursery.start(self.office.store.run)
-        nursery.start_soon(self.timers.run)
-        nursery.start_soon(self.office.run)
+        await nursery.start(self._serve, self.office.store.run)
+        nursery.start_soon(self._serve, self.timers.run)
+        nursery.start_soon(self._serve, self.office.run)
+        self._begun = True
         nursery.start_soon(self._life.live, self.root)
         while not self._life.started and self._life.ending is None:
             await self._change()
-        if self._life.ending is not None and not self._life.stopping:
-            _raise(self._life.ending)
+        if self._life.ending is not None:
+            if not self._life.stopping:
+                _raise(self._life.ending)
+            return
         self.bus.publish(Started(path=self.name, incarnation=1))
         nursery.start_soon(self._replays)
 
     async def finish(self) -> None:
         """Wait for the end of the tree and for the last dead letter to be durable."""
-        while self._life.ending is None:
+        while self._begun and self._life.ending is None:
             await self._change()
-        await self.office.flush()
-        await self.office.store.close()
+        self.intake.release_waiting("the service stops")
+        with self._writing:
+            await self.office.flush()
+            await self.office.store.close()
+        for scope in self._services:
+            scope.cancel()
+
+    async def _serve(self, service: Callable[..., Awaitable[None]], **options: Any) -> None:
+        """Run what the end of the tree still needs, shielded from whatever ends the tree."""
+        with trio.CancelScope(shield=True) as scope:
+            self._services.append(scope)
+            try:
+                await service(**options)
+            except Exception:
+                self._writing.cancel()  # `finish` must not wait for what nobody writes
+                raise
 
     async def _replays(self) -> None:
         poll = 0.5 if not isinstance(self.office.store, MemoryStore) else float("inf")
@@ -245,8 +275,10 @@ async def running(tree: Supervisor, **options: Any) -> AsyncIterator[System]:
     """Run a tree for as long as the block lasts: `async with running(tree) as system`.
 
     `options` are those of `System`; dead letters stay in memory unless a store is
-    given. Leaving the block stops the tree in order. If the tree ends by itself
-    meanwhile, the block is cancelled and `SupervisorGaveUp`, or whatever ended it, raised.
+    given. Leaving the block stops the tree in order, and so does a cancellation from
+    outside; one that comes while the tree stops already ends its children's time for
+    that. If the tree ends by itself meanwhile, the block is cancelled and
+    `SupervisorGaveUp`, or whatever ended it, raised.
     """
     system = System(tree, **options)
     failure: BaseException | None = None
@@ -254,25 +286,36 @@ async def running(tree: Supervisor, **options: Any) -> AsyncIterator[System]:
         try:
             await system.run(nursery)
             with trio.CancelScope() as block:
-                async with trio.open_nursery() as watch:
-                    watch.start_soon(_cancel_at_end, system, block)
-                    try:
-                        yield system
-                    except Exception as error:  # noqa: BLE001  # raised below, not in a group
-                        failure = error
-                    watch.cancel_scope.cancel()
-        except Exception as error:  # noqa: BLE001
+                nursery.start_soon(_cancel_at_end, system, block)
+                yield system
+        except (trio.Cancelled, GeneratorExit):
+            raise
+        except BaseException as error:  # noqa: BLE001  # raised below, not in a group
             failure = error
         finally:
-            system.stop("the block was left")
+            # A cancellation has reached the tree already; with a stop on top it would hurry.
+            if trio.current_effective_deadline() > -math.inf:
+                system.stop("the block was left")
             with trio.CancelScope(shield=True):
                 await system.finish()
             nursery.cancel_scope.cancel()
-    ending = system._life.ending
-    if failure is None and ending is not None and not ending.clean:
-        failure = ending.error
+    failure = _failure(system, failure)
     if failure is not None:
         raise failure
+
+
+def _failure(system: System, block: BaseException | None) -> BaseException | None:
+    """What `running` raises, of how the tree ended and what the block raised."""
+    ending = system._life.ending
+    tree = None if ending is None or ending.clean else ending.error
+    if tree is None or tree is block:
+        return block
+    if block is None:
+        return tree
+    # Errors of the house are what the block saw of the tree's end: the tree tells why.
+    raised, other = (tree, block) if isinstance(block, UnderstudyError) else (block, tree)
+    raised.add_note(f"Meanwhile: {type(other).__name__}: {other}")
+    return raised
 
 
 async def _cancel_at_end(system: System, block: trio.CancelScope) -> None:

@@ -29,10 +29,14 @@ __all__ = ["EventDelivery", "Inbound", "Intake", "IntakeServices"]
 
 
 class IntakeServices(CellServices, Protocol):
-    """What intake needs from the system."""
+    """What intake, and bridges with it, need from the system."""
 
     registry: Registry
     office: DeadLetterOffice
+
+    @property
+    def intake(self) -> "Intake":
+        """The intake itself, for bridges."""
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +61,8 @@ class Intake:
     def __init__(self, services: IntakeServices, policy: RetryPolicy = DEFAULT_POLICY) -> None:
         self.services = services
         self.policy = policy
+        # A dict, not a set: the order in which they are given back is repeatable.
+        self.waiting: dict[EventDelivery, None] = {}
 
     async def event(self, inbound: Inbound, settlement: Settlement) -> None:
         """Give an event to its handlers, waiting for room; it is settled later, once.
@@ -83,9 +89,9 @@ class Intake:
         """Deliver a dead letter again, to the handler it was meant for."""
         target = self._target_of(letter)
         if letter.body is None:
-            await self._cannot_replay(letter, "its payload could not be kept, so there is none")
+            self._cannot_replay(letter, "its payload could not be kept, so there is none")
         elif target is None:
-            await self._cannot_replay(letter, f"nobody handles {letter.pattern!r} now")
+            self._cannot_replay(letter, f"nobody handles {letter.pattern!r} now")
         else:
             inbound = Inbound(
                 transport=letter.transport,
@@ -100,6 +106,11 @@ class Intake:
                 first_at=letter.first_at,
             )
             await _Replay(self, target, inbound, letter).begin()
+
+    def release_waiting(self, why: str) -> None:
+        """Settle what waits for another attempt that will not come: the tree has ended."""
+        for delivery in list(self.waiting):
+            delivery.give_up_waiting(why)
 
     def dead(
         self,
@@ -140,6 +151,9 @@ class Intake:
         targets = list(registry.events.get(letter.pattern, ()))
         if letter.pattern in registry.requests:
             targets.append(registry.requests[letter.pattern])
+        if letter.kind == "tell":
+            # Its pattern may be the name of a type, and another actor's route by chance.
+            targets = [target for target in targets if target.cell.path == letter.actor]
         for target in targets:
             if target.cell.path == letter.actor and target.handler.name == letter.handler:
                 return target
@@ -149,16 +163,14 @@ class Intake:
         handler = cell.behavior.handler_named(letter.handler, letter.pattern) if cell else None
         return Target(cell, handler) if cell and handler else None
 
-    async def _cannot_replay(self, letter: DeadLetter, why: str) -> None:
-        await self.services.office.store.finish_replay(
-            letter.id, replayed=False, note=f"it cannot be replayed: {why}"
-        )
+    def _cannot_replay(self, letter: DeadLetter, why: str) -> None:
+        self.services.office.finish(letter.id, replayed=False, note=f"it cannot be replayed: {why}")
 
 
 class EventDelivery:
     """One event on its way to one handler: its receipt, and the origin of all it causes."""
 
-    __slots__ = ("_intake", "_settlement", "_target", "inbound", "open")
+    __slots__ = ("_age_from", "_intake", "_settlement", "_target", "inbound", "open")
 
     def __init__(
         self, intake: Intake, target: Target, inbound: Inbound, settlement: Settlement
@@ -168,6 +180,7 @@ class EventDelivery:
         self._settlement = settlement
         self.inbound = inbound
         self.open = True
+        self._age_from: float | None = None
 
     async def begin(self) -> None:
         """Put it into the mailbox, waiting for room; what does not fit is dead at once."""
@@ -203,11 +216,11 @@ class EventDelivery:
         if not self.open:
             return
         if isinstance(error, Retry):
-            age = time.time() - self.inbound.first_at
-            delay = self._intake.policy.after_retry(age, error.after)
-            if delay is not None and self._again(delay):
-                return
-            self._dead(error, "expired", 0)
+            delay = self._intake.policy.after_retry(self._age(), error.after)
+            if delay is None:
+                self._dead(error, "expired", 0)
+            elif not self._again(delay, attrs.evolve(self.inbound, redelivered=True)):
+                self._dead(error, "too many wait", 0)
         else:
             self._dead(error, "rejected", 0)
 
@@ -217,11 +230,9 @@ class EventDelivery:
         random = self._intake.services.random
         delay = self._intake.policy.after_crash(self.inbound.attempt, random)
         if delay is not None:
-            tried = self.inbound
-            self.inbound = attrs.evolve(tried, attempt=tried.attempt + 1, redelivered=True)
-            if self._again(delay):
+            attempt = self.inbound.attempt + 1
+            if self._again(delay, attrs.evolve(self.inbound, attempt=attempt, redelivered=True)):
                 return
-            self.inbound = tried
         self._dead(error, "crashed", incarnation)
 
     def released(self, why: str) -> None:
@@ -229,6 +240,7 @@ class EventDelivery:
             return
         if self._target.cell.mailbox.is_open:
             # Cancelled with an incarnation, not by its own fault: it waits for the next.
+            self.inbound = attrs.evolve(self.inbound, redelivered=True)
             self._readmit()
         elif self._settlement.give_back():
             self.open = False
@@ -238,25 +250,39 @@ class EventDelivery:
 
     # -- what is decided
 
-    def _again(self, delay: float) -> bool:
-        """Try again in `delay` seconds; False if no more messages may wait for that."""
-        mailbox = self._target.cell.mailbox
-        if not mailbox.reserve():
+    def _age(self) -> float:
+        """Seconds since the message came first: by the wall clock up to here, by trio's after."""
+        now = trio.current_time()
+        if self._age_from is None:
+            self._age_from = now - max(0.0, time.time() - self.inbound.first_at)
+        return now - self._age_from
+
+    def _again(self, delay: float, inbound: Inbound) -> bool:
+        """Try again in `delay` seconds as `inbound`; False if no more may wait for that."""
+        if not self._target.cell.mailbox.reserve():
             return False
-        timers = self._intake.services.timers
-
-        def back() -> None:
-            mailbox.free()
-            if mailbox.is_open:
-                self._readmit()
-            else:
-                self.released("the actor has ended")
-
+        self.inbound = inbound
+        self._intake.waiting[self] = None
         if delay > 0:
-            timers.call_at(trio.current_time() + delay, back)
+            self._intake.services.timers.call_at(trio.current_time() + delay, self._back)
         else:
-            back()
+            self._back()
         return True
+
+    def _back(self) -> None:
+        """The delay is over."""
+        if self in self._intake.waiting:
+            self.give_up_waiting("the actor has ended")
+
+    def give_up_waiting(self, why: str) -> None:
+        """Go back into the mailbox now, or to where it came from if the mailbox is closed."""
+        del self._intake.waiting[self]
+        mailbox = self._target.cell.mailbox
+        mailbox.free()
+        if mailbox.is_open:
+            self._readmit()
+        else:
+            self.released(why)
 
     def _readmit(self) -> None:
         envelope = self._envelope()

@@ -30,6 +30,9 @@ BACKLOG: Final = 1024
 REPLAY_POLL: Final = 0.5
 """Seconds between two looks for letters to replay: the command line only marks them."""
 
+STORE_PAUSE: Final = 1.0
+"""Seconds before the end of a replay that could not be written is tried again."""
+
 Replayer = Callable[[DeadLetter], Awaitable[None]]
 
 
@@ -68,7 +71,8 @@ class DeadLetterOffice:
     async def room(self) -> None:
         """Wait while the backlog is full; intake of events calls this before it takes more."""
         while len(self._backlog) >= BACKLOG:
-            self._room = trio.Event()
+            if self._room.is_set():
+                self._room = trio.Event()  # never replaced while somebody waits for it
             await self._room.wait()
 
     def finish(self, id: str, *, replayed: bool, note: str) -> None:
@@ -81,9 +85,7 @@ class DeadLetterOffice:
         while True:
             while self._backlog or self._finished:
                 if self._finished:
-                    id, replayed, note = self._finished[0]
-                    await self.store.finish_replay(id, replayed=replayed, note=note)
-                    self._finished.popleft()
+                    await self._write_finished()
                 if self._backlog:
                     letter, then = self._backlog[0]
                     await self.store.put(letter, then=self._after(letter, then))
@@ -92,6 +94,16 @@ class DeadLetterOffice:
             self._idle.set()
             self._mail = trio.Event()
             await self._mail.wait()
+
+    async def _write_finished(self) -> None:
+        id, replayed, note = self._finished[0]
+        try:
+            await self.store.finish_replay(id, replayed=replayed, note=note)
+        except OSError as error:
+            self.alarmed(str(error))
+            await trio.sleep(STORE_PAUSE)
+        else:
+            self._finished.popleft()
 
     async def flush(self) -> None:
         """Wait until every letter that was taken is durable."""
@@ -107,7 +119,12 @@ class DeadLetterOffice:
     async def run_replays(self, deliver: Replayer, *, poll: float = REPLAY_POLL) -> None:
         """Deliver letters that were asked to be replayed until cancelled."""
         while True:
-            for letter in await self.store.take_replays():
+            try:
+                letters = await self.store.take_replays()
+            except OSError as error:  # a locked file, a failing disk: the next look may do
+                letters = ()
+                self.alarmed(str(error))
+            for letter in letters:
                 await deliver(letter)
             with trio.move_on_after(poll):
                 await self._look.wait()

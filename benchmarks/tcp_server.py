@@ -1,0 +1,68 @@
+"""The service that benchmarks/tcp.py measures: `python benchmarks/tcp_server.py [PORT]`.
+
+The same two handlers as its peers, with an attrs payload that is validated; prints
+`ready PORT` and ends when its standard input closes. Everything that keeps messages
+safe is on, as always.
+"""
+
+import sys
+from datetime import datetime
+from uuid import UUID
+
+import trio
+from attrs import field, frozen
+from attrs.validators import gt
+
+from understudy import Actor, Supervisor, child, message_pattern, running, serve
+
+
+@frozen
+class Customer:
+    name: str
+    email: str
+
+
+@frozen
+class Item:
+    sku: str
+    quantity: int = field(validator=gt(0))
+    price: float
+
+
+@frozen
+class Order:
+    id: UUID
+    customer: Customer
+    items: list[Item]
+    note: str | None
+    placed_at: datetime
+
+
+@frozen
+class Placed:
+    id: UUID
+    total: float
+    lines: int
+
+
+class Service(Actor):
+    @message_pattern("math.sum")
+    async def sum(self, numbers: list[float]) -> float:
+        return sum(numbers)
+
+    @message_pattern("orders.place")
+    async def place(self, order: Order) -> Placed:
+        total = sum(item.quantity * item.price for item in order.items)
+        return Placed(order.id, total, len(order.items))
+
+
+async def main(port: int) -> None:
+    tree = Supervisor("benchmark", [child(Service), serve(f"tcp://127.0.0.1:{port}")])
+    async with running(tree) as system:
+        address = system.addresses()["benchmark/tcp"]
+        print("ready", address.rpartition(":")[2], flush=True)
+        await trio.to_thread.run_sync(sys.stdin.read, abandon_on_cancel=True)
+
+
+if __name__ == "__main__":
+    trio.run(main, int(sys.argv[1]) if len(sys.argv) > 1 else 0)

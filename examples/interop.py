@@ -1,0 +1,245 @@
+"""The interoperability program: one service and one client for every transport.
+
+    python examples/interop.py serve TRANSPORT URL [--queue NAME]
+    python examples/interop.py call TRANSPORT URL [--queue NAME]
+
+`serve` prints `ready` once it accepts messages and runs until SIGTERM. `call` runs
+every case against whatever listens there, this program or a NestJS service with the
+same handlers, prints one JSON line per case and exits with 1 if any failed.
+"""
+
+import argparse
+import json
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import trio
+
+from understudy import (
+    UNSET,
+    Actor,
+    Client,
+    Ref,
+    RpcError,
+    Supervisor,
+    UnderstudyError,
+    child,
+    connect,
+    event_pattern,
+    message_pattern,
+    needs,
+    run,
+    serve,
+)
+
+
+class Kept(Actor[Any]):
+    """Keeps events, so that they survive a crash of the actor that receives them."""
+
+    def __init__(self) -> None:
+        self.events: list[Any] = []
+
+    @event_pattern("user.created")
+    async def on_user_created(self, event: Any) -> None:
+        self.events.append(event)
+
+    @message_pattern("seen")
+    async def seen(self, _: Any = None) -> list[Any]:
+        return self.events
+
+
+class Interop(Actor):
+    """The handlers every peer has. Payloads are untyped where peers send anything."""
+
+    def __init__(self, kept: Ref[Kept]) -> None:
+        self.kept = kept
+
+    @message_pattern("math.sum")
+    @message_pattern({"cmd": "sum"})
+    async def sum(self, numbers: Any) -> Any:
+        return sum(numbers)
+
+    @message_pattern("echo")
+    async def echo(self, data: Any = UNSET) -> Any:
+        return data
+
+    @message_pattern("fail.rpc")
+    async def fail_rpc(self, _: Any = None) -> None:
+        raise RpcError({"status": 404, "message": "nope"})
+
+    @message_pattern("fail.text")
+    async def fail_text(self, _: Any = None) -> None:
+        raise RpcError("refused")
+
+    @message_pattern("fail.plain")
+    async def fail_plain(self, _: Any = None) -> None:
+        raise ValueError("an unexpected exception; no caller may see this text")
+
+    @message_pattern("stream.count")
+    async def stream_count(self, data: Any = None) -> AsyncIterator[int]:
+        last = data.get("n", 3) if isinstance(data, dict) else 3
+        for number in range(1, last + 1):
+            yield number
+
+    # What follows are the odd cases of the recorded packets.
+
+    @message_pattern("stream.slow")
+    async def stream_slow(self, _: Any = None) -> AsyncIterator[int]:
+        for number in (1, 2, 3):
+            await trio.sleep(0.02)
+            yield number
+
+    @message_pattern("stream.fail")
+    async def stream_fail(self, _: Any = None) -> AsyncIterator[int]:
+        yield 1
+        yield 2
+        raise RpcError({"status": 500, "message": "mid"})
+
+    @message_pattern("void")
+    async def void(self, _: Any = None) -> None:
+        pass
+
+    @message_pattern("give.null")
+    async def give_null(self, _: Any = None) -> Any:
+        return None
+
+    @message_pattern({"a": {"b": 2, "y": "s"}, "z": 1})
+    async def nested_pattern(self, data: Any) -> dict[str, Any]:
+        return {"got": data}
+
+    @message_pattern("wait")
+    async def wait(self, milliseconds: float) -> float:
+        await trio.sleep(milliseconds / 1000)
+        return milliseconds
+
+
+class Case:
+    """One case of `call`: what to do, and what must come of it."""
+
+    def __init__(self, name: str, act: Callable[[Client], Awaitable[Any]], expected: Any) -> None:
+        self.name, self.act, self.expected = name, act, expected
+
+    async def run(self, client: Client) -> bool:
+        got: Any
+        with trio.move_on_after(10) as limit:
+            try:
+                got = await self.act(client)
+            except RpcError as error:
+                got = {"error": error.error}
+            except UnderstudyError as error:
+                got = {"failed": str(error)}
+        if limit.cancelled_caught:
+            got = {"failed": "nothing came within 10 s"}
+        good = bool(got == self.expected)
+        print(json.dumps({"case": self.name, "ok": good, "got": got}), flush=True)
+        return good
+
+
+def send(pattern: Any, data: Any = UNSET) -> Callable[[Client], Awaitable[Any]]:
+    return lambda client: client.send(pattern, data)
+
+
+async def items(client: Client) -> list[Any]:
+    return [item async for item in client.stream("stream.count", {"n": 3})]
+
+
+def seen_after(
+    crash: bool, user: dict[str, str]
+) -> Callable[[Client], Awaitable[bool]]:
+    """The service keeps an event; with `crash`, also across the crash of its neighbour."""
+
+    async def act(client: Client) -> bool:
+        if crash:
+            try:
+                await client.send("fail.plain", {})
+            except RpcError:
+                pass
+        else:
+            await client.emit("user.created", user)
+        for _ in range(100):
+            if user in await client.send("seen", {}):
+                return True
+            await trio.sleep(0.02)
+        return False
+
+    return act
+
+
+async def many(client: Client) -> list[int]:
+    answers: dict[int, Any] = {}
+
+    async def one(number: int) -> None:
+        answers[number] = await client.send("echo", {"number": number})
+
+    async with trio.open_nursery() as nursery:
+        for number in range(64):
+            nursery.start_soon(one, number)
+    return [number for number in range(64) if answers[number] != {"number": number}]
+
+
+def cases() -> list[Case]:
+    tricky = {"s": 'héllo ✓ 😀 #12#{"', "n": 1.5, "b": True, "z": None, "l": [1, [2, {"k": "v"}]]}
+    user = {"id": str(uuid.uuid4()), "name": "Ada"}
+    unexpected = {"error": {"status": "error", "message": "Internal server error"}}
+    nobody = "There is no matching message handler defined in the remote service."
+    return [
+        Case("math.sum", send("math.sum", [1, 2, 3]), 6),
+        Case('{"cmd":"sum"}', send({"cmd": "sum"}, [4, 5, 6]), 15),
+        Case("echo", send("echo", tricky), tricky),
+        Case("echo zero", send("echo", 0), 0),
+        Case("echo false", send("echo", False), False),
+        Case("echo empty text", send("echo", ""), ""),
+        Case("echo 100 kB", send("echo", "é" * 50_000), "é" * 50_000),
+        Case(
+            "fail.rpc", send("fail.rpc", {}), {"error": {"status": 404, "message": "nope"}}
+        ),
+        Case(
+            "fail.text", send("fail.text", {}), {"error": {"status": "error", "message": "refused"}}
+        ),
+        Case("fail.plain", send("fail.plain", {}), unexpected),
+        Case("stream.count", items, [1, 2, 3]),
+        Case("nobody", send("nobody.home", {}), {"error": nobody}),
+        Case("user.created", seen_after(False, user), True),
+        Case("seen after a crash", seen_after(True, user), True),
+        Case("64 at once", many, []),
+    ]
+
+
+async def call(url: str, options: dict[str, Any]) -> int:
+    async with connect(url, patience=10, **options) as client:
+        results = [await case.run(client) for case in cases()]
+    return 0 if all(results) else 1
+
+
+def tree(url: str, options: dict[str, Any]) -> Supervisor:
+    return Supervisor(
+        "interop",
+        [
+            child(Kept),
+            child(Interop, needs("kept"), concurrency=16),
+            serve(url, **options),
+        ],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("mode", choices=["serve", "call"])
+    parser.add_argument("transport", choices=["tcp"])
+    parser.add_argument("url")
+    parser.add_argument("--queue", help="queue or group name, on transports that have one")
+    given = parser.parse_args()
+    options = {} if given.queue is None else {"queue": given.queue}
+    if given.mode == "call":
+        sys.exit(trio.run(call, given.url, options))
+    run(
+        tree(given.url, options),
+        dead_letters=None,
+        on_ready=lambda: print("ready", flush=True),
+    )
+
+
+if __name__ == "__main__":
+    main()

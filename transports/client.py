@@ -1,0 +1,199 @@
+"""Clients: how messages go out. The contract, and `connect`.
+
+A client sends to whatever listens at the other end, ours or a NestJS service, with
+the same three calls on every transport. A method of an actor class may stand for
+its pattern; its annotations then type the answer.
+"""
+
+import typing
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
+from functools import cache
+from typing import Any, Final, TypeVar, overload
+
+import trio
+from msgspec import UNSET
+
+from ..actors.context import MessageContext
+from ..actors.encoding import encode
+from ..actors.errors import DeclarationError
+from ..actors.handlers import marks_of
+from ..actors.pattern import Pattern
+from ..actors.payload import Payload
+from ..actors.scopes import background
+from .bridge import transport_of
+
+__all__ = ["DEFAULT_TIMEOUT", "Client", "connect"]
+
+S = TypeVar("S")
+P = TypeVar("P")
+R = TypeVar("R")
+
+DEFAULT_TIMEOUT: Final = 5.0
+"""Seconds a call waits for its answer unless told otherwise."""
+
+
+class Client(ABC):
+    """A connection to a service; made by `connect`."""
+
+    @overload
+    async def send(
+        self,
+        pattern: Callable[[S, P], Awaitable[R]] | Callable[[S, P, MessageContext], Awaitable[R]],
+        data: P,
+        *,
+        timeout: float = ...,
+    ) -> R: ...
+    @overload
+    async def send(
+        self,
+        pattern: Callable[[S, P], R] | Callable[[S, P, MessageContext], R],
+        data: P,
+        *,
+        timeout: float = ...,
+    ) -> R: ...
+    @overload
+    async def send(
+        self, pattern: Pattern, data: object = ..., *, returns: type[R], timeout: float = ...
+    ) -> R: ...
+    @overload
+    async def send(self, pattern: Pattern, data: object = ..., *, timeout: float = ...) -> Any: ...
+    async def send(
+        self,
+        pattern: Any,
+        data: Any = UNSET,
+        *,
+        returns: Any = None,
+        timeout: float = DEFAULT_TIMEOUT,
+    ) -> Any:
+        """Send a request and wait for its answer, at most `timeout` seconds.
+
+        The answer is decoded as `returns`, or as the method's return type; without
+        either it is plain JSON data. None stands for "no value" too.
+
+        Raises `RpcError` with what the service answered, `RequestTimeout`,
+        `ConnectionLost` (`sent` tells whether the service may have got it), and
+        `PayloadError` when the answer does not fit.
+        """
+        pattern, answer = _resolve(pattern, returns)
+        raw = await self._call(pattern, _encoded(data), timeout)
+        return answer.decode(raw) if raw else None
+
+    @overload
+    async def emit(
+        self,
+        pattern: Callable[[S, P], object] | Callable[[S, P, MessageContext], object],
+        data: P,
+    ) -> None: ...
+    @overload
+    async def emit(self, pattern: Pattern, data: object = ...) -> None: ...
+    async def emit(self, pattern: Any, data: Any = UNSET) -> None:
+        """Send an event: returns when it is handed to the connection or confirmed by a broker.
+
+        Raises `ConnectionLost`.
+        """
+        pattern, _ = _resolve(pattern, None)
+        await self._emit(pattern, _encoded(data))
+
+    @overload
+    def stream(
+        self,
+        pattern: Callable[[S, P], AsyncIterator[R]]
+        | Callable[[S, P, MessageContext], AsyncIterator[R]],
+        data: P,
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def stream(
+        self, pattern: Pattern, data: object = ..., *, returns: type[R]
+    ) -> AsyncIterator[R]: ...
+    @overload
+    def stream(self, pattern: Pattern, data: object = ...) -> AsyncIterator[Any]: ...
+    def stream(self, pattern: Any, data: Any = UNSET, *, returns: Any = None) -> Any:
+        """Iterate over a streamed answer; errors are those of `send`, without a timeout."""
+        pattern, answer = _resolve(pattern, returns, streamed=True)
+        return self._decoded(pattern, _encoded(data), answer)
+
+    async def _decoded(self, pattern: Pattern, data: bytes, answer: Payload) -> AsyncIterator[Any]:
+        async with aclosing(self._stream(pattern, data)) as items:
+            async for raw in items:
+                yield answer.decode(raw)
+
+    @abstractmethod
+    async def open(self, nursery: trio.Nursery) -> None:
+        """Connect; background tasks go into `nursery`. Raises `ConnectionLost`."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Send what waits to be sent, then end the connections."""
+
+    @abstractmethod
+    async def _call(self, pattern: Pattern, data: bytes, timeout: float) -> bytes:
+        """The JSON of the answer; empty for "no value"."""
+
+    @abstractmethod
+    async def _emit(self, pattern: Pattern, data: bytes) -> None: ...
+
+    @abstractmethod
+    def _stream(self, pattern: Pattern, data: bytes) -> AsyncGenerator[bytes, None]: ...
+
+
+def connect(url: str, **options: Any) -> AbstractAsyncContextManager[Client]:
+    """Connect to a service: `async with connect("tcp://127.0.0.1:3001") as client`.
+
+    Options are those of the transport, here or in the URL's query. A first connection
+    that cannot be made raises `ConnectionLost`; one that is lost later is made again in
+    the background, while calls wait for it within their timeouts.
+
+    Raises `DeclarationError` for a URL or an option that can never work.
+    """
+    transport = transport_of(url)
+    transport.check(url, options, serving=False)
+    return _connected(transport.client(url, options))
+
+
+@asynccontextmanager
+async def _connected(client: Client) -> AsyncIterator[Client]:
+    async with background() as nursery:
+        await client.open(nursery)
+        try:
+            yield client
+        finally:
+            with trio.move_on_after(1, shield=True):
+                await client.aclose()
+
+
+_PLAIN: Final = Payload(Any)
+
+
+def _encoded(data: Any) -> bytes:
+    return b"" if data is UNSET else encode(data)
+
+
+def _resolve(pattern: Any, returns: Any, *, streamed: bool = False) -> tuple[Pattern, Payload]:
+    if callable(pattern):
+        declared, annotation = _declared(pattern, streamed)
+        return declared, _payload(annotation)
+    return pattern, _PLAIN if returns is None else _payload(returns)
+
+
+@cache
+def _payload(annotation: Any) -> Payload:
+    return Payload(annotation)
+
+
+@cache
+def _declared(method: Callable[..., Any], streamed: bool) -> tuple[Pattern, Any]:
+    """The pattern of a handler method, and the type of its answer or of its items."""
+    marks = marks_of(method)
+    if not marks:
+        name = getattr(method, "__qualname__", repr(method))
+        raise DeclarationError(
+            f"{name} handles no pattern. Send to a method with @message_pattern or "
+            "@event_pattern, or name the pattern itself."
+        )
+    annotation = typing.get_type_hints(method, include_extras=True).get("return", Any)
+    if streamed and typing.get_args(annotation):
+        annotation = typing.get_args(annotation)[0]
+    # The decorator applied last stands first in the source.
+    return marks[-1].pattern, annotation

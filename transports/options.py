@@ -1,0 +1,78 @@
+"""Options of bridges and clients: frozen, typed, settable in the URL, checked at declaration."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+import attrs
+import cattrs
+
+from ..actors.errors import DeclarationError
+
+__all__ = ["parse_options", "parse_url", "shown"]
+
+O = TypeVar("O")  # noqa: E741
+
+
+def parse_url(url: str) -> SplitResult:
+    """Split a transport URL; raises `DeclarationError` for what is none."""
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # read here, because this is where a bad one raises
+    except ValueError as error:
+        raise DeclarationError(f"{shown(url)} is no URL: {error}.") from error
+    if not parts.scheme or not (parts.netloc or parts.path):
+        raise DeclarationError(
+            f"{shown(url)} is no transport URL; one looks like tcp://127.0.0.1:3001."
+        )
+    return parts
+
+
+def parse_options(kind: type[O], url: str, options: Mapping[str, Any]) -> O:
+    """The options of a transport, from the URL's query and from keywords; keywords win.
+
+    Raises `DeclarationError` for an unknown name, with the nearest right one, and for a
+    value that does not fit.
+    """
+    fields = {field.name: field for field in attrs.fields(kind)}  # type: ignore[arg-type]
+    values: dict[str, Any] = {}
+    for name, text in parse_qsl(urlsplit(url).query, keep_blank_values=True):
+        _check_name(name, fields, url)
+        values[name] = _from_text(name, text, fields[name].type, url)
+    for name, value in options.items():
+        _check_name(name, fields, url)
+        values[name] = value
+    try:
+        return kind(**values)
+    except (TypeError, ValueError) as error:
+        raise DeclarationError(f"{shown(url)}: {error}") from error
+
+
+def shown(url: str) -> str:
+    """The URL as it may be logged: without its login and its options."""
+    parts = urlsplit(url)
+    host = parts.netloc.rpartition("@")[2]
+    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else url.partition("?")[0]
+
+
+def _check_name(name: str, fields: Mapping[str, Any], url: str) -> None:
+    if name in fields:
+        return
+    near = difflib.get_close_matches(name, fields, n=1)
+    hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(fields)}."
+    raise DeclarationError(f"{shown(url)}: there is no option {name!r}. {hint}")
+
+
+def _from_text(name: str, text: str, kind: Any, url: str) -> Any:
+    try:
+        if kind is bool:
+            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
+                text.lower()
+            ]
+        return cattrs.structure(text, kind)
+    except (ValueError, KeyError, cattrs.BaseValidationError) as error:
+        wanted = getattr(kind, "__name__", str(kind))
+        raise DeclarationError(
+            f"{shown(url)}: the option {name!r} must be of type {wanted}, got {text!r}."
+        ) from error

@@ -1,0 +1,296 @@
+"""One accepted connection: its answers on the way out, and what keeps it open.
+
+Answers of a burst are collected and written with one send by the `Flusher`, a
+single task for all connections: with a task per connection the switches between
+them would cost more than the answers (benchmarks/tcp.py).
+"""
+
+import socket
+from collections.abc import Mapping
+from typing import Any, Final
+
+import msgspec
+import trio
+from msgspec import UNSET
+from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
+
+from ...actors.behavior import Handler
+from ...actors.encoding import encode
+from ...actors.errors import PayloadError, Retry, RpcError
+from ..codec.dialect import Dialect
+from ..complaints import Complaints
+
+__all__ = ["Connection", "Flusher", "Request"]
+
+_INTERNAL: Final = "Internal server error"
+_UNAVAILABLE: Final = {"status": 503, "message": "Service unavailable"}
+
+
+class Flusher:
+    """Writes what connections have collected, once per burst."""
+
+    def __init__(self) -> None:
+        self._dirty: list[Connection] = []
+        self._parked: trio.lowlevel.Task | None = None
+
+    def add(self, connection: "Connection") -> None:
+        self._dirty.append(connection)
+        if self._parked is not None:
+            task, self._parked = self._parked, None
+            reschedule(task)
+
+    async def run(self) -> None:
+        while True:
+            while self._dirty:
+                dirty, self._dirty = self._dirty, []
+                for connection in dirty:
+                    connection.flush()
+            self._parked = current_task()
+            await wait_task_rescheduled(self._leave)
+
+    def _leave(self, _: RaiseCancelT) -> Abort:
+        self._parked = None
+        return Abort.SUCCEEDED
+
+
+class Connection:
+    """The socket of one peer, and how much is going on there."""
+
+    def __init__(
+        self,
+        sock: socket.socket,
+        peer: str,
+        name: str,
+        flusher: Flusher,
+        nursery: trio.Nursery,
+        write_deadline: float,
+        complaints: Complaints,
+    ) -> None:
+        self.sock = sock
+        self.peer = peer
+        self.name = name
+        self.dialect: Dialect
+        self.in_flight = 0
+        self.closed = False
+        self.clogged = False
+        self.complaints = complaints
+        self.out: list[bytes] = []
+        self.dirty = False
+        self._flusher = flusher
+        self._nursery = nursery
+        self._write_deadline = write_deadline
+        self._changed: trio.Event | None = None
+
+    def write(self, body: bytes) -> None:
+        """Queue the body of a packet; it is on its way when the burst is over."""
+        if self.closed:
+            return
+        self.out.append(self.dialect.frame(body))
+        if not self.dirty:
+            self.dirty = True
+            self._flusher.add(self)
+
+    def answer(self, body: bytes) -> None:
+        """Queue the last packet of a request: one less is in flight."""
+        self.in_flight -= 1
+        self.write(body)
+        if self._changed is not None:
+            self._changed.set()
+
+    def finished(self) -> None:
+        """An event is settled: one less is in flight."""
+        self.in_flight -= 1
+        if self._changed is not None:
+            self._changed.set()
+
+    async def fewer_than(self, in_flight: int) -> None:
+        """Wait until fewer messages are in flight, and the peer takes its answers."""
+        while (self.in_flight >= in_flight or self.clogged) and not self.closed:
+            await self._change()
+
+    async def quiet(self) -> None:
+        """Wait until nothing is in flight and all answers are written, or the peer is gone."""
+        while (self.in_flight or self.out or self.clogged) and not self.closed:
+            await self._change()
+
+    def flush(self) -> None:
+        """Write what is queued, without waiting; a task of its own sends what is left."""
+        if self.clogged or self.closed:
+            return
+        self.dirty = False
+        out = self.out
+        data = out[0] if len(out) == 1 else b"".join(out)
+        out.clear()
+        try:
+            sent = self.sock.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self.close()
+            return
+        if sent < len(data):
+            self.clogged = True
+            self._nursery.start_soon(self._push, data[sent:])
+        elif self._changed is not None:
+            self._changed.set()
+
+    def close(self) -> None:
+        """End the connection; what is in flight for it is answered to nobody."""
+        if not self.closed:
+            self.closed = True
+            self.out.clear()
+            trio.lowlevel.notify_closing(self.sock)
+            self.sock.close()
+            if self._changed is not None:
+                self._changed.set()
+
+    async def _push(self, data: bytes) -> None:
+        """Write to a peer that is slow to take its answers."""
+        try:
+            rest = memoryview(data)
+            while rest:
+                with trio.move_on_after(self._write_deadline) as limit:
+                    await trio.lowlevel.wait_writable(self.sock)
+                if limit.cancelled_caught:
+                    text = f"{self.peer} took nothing for {self._write_deadline:g} s; closed"
+                    self.complaints.say("peers that do not read", text)
+                    self.close()
+                    return
+                rest = rest[self.sock.send(rest) :]
+        except (OSError, trio.ClosedResourceError):
+            self.close()
+            return
+        self.clogged = False
+        self.dirty = False
+        if self.out:
+            self.dirty = True
+            self._flusher.add(self)
+        if self._changed is not None:
+            self._changed.set()
+
+    async def _change(self) -> None:
+        if self._changed is None or self._changed.is_set():
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+
+class Request(msgspec.Struct, gc=False):
+    """A request on its way: the receipt that writes its answer, and the origin of its work.
+
+    A struct, and not tracked by the garbage collector, for the reasons given at `Envelope`.
+    """
+
+    connection: Connection
+    raw_id: bytes
+    handler: Handler
+    pattern: str
+    open: bool = True
+
+    # -- as a receipt
+
+    async def ready(self) -> None:
+        connection = self.connection
+        if connection.clogged:
+            await connection.fewer_than(1 << 62)
+        if connection.closed:
+            self._abandon()
+
+    def item(self, value: Any, *, last: bool) -> None:
+        if not self.open:
+            return
+        if last:
+            self.succeeded(value)
+            return
+        connection = self.connection
+        try:
+            connection.write(connection.dialect.item(self.raw_id, encode(value)))
+        except (TypeError, ValueError) as error:
+            self._unwritable(error)
+
+    def succeeded(self, value: Any) -> None:
+        if not self.open:
+            return
+        self.open = False
+        connection = self.connection
+        dialect = connection.dialect
+        if value is UNSET or (value is None and self.handler.void):
+            connection.answer(dialect.end(self.raw_id))
+            return
+        try:
+            body = dialect.value(self.raw_id, encode(value))
+        except TypeError as error:
+            self._unwritable(error)
+            return
+        connection.answer(body)
+
+    def failed(self, error: Exception) -> None:
+        if isinstance(error, PayloadError):
+            self.connection.complaints.say(
+                "requests that do not fit", f"{self.connection.peer} {self.pattern}: {error}"
+            )
+        if isinstance(error, RpcError):
+            self._fail(error.error)
+        else:
+            self._fail(_UNAVAILABLE if isinstance(error, Retry) else _INTERNAL)
+
+    def crashed(self, error: BaseException, path: str, incarnation: int) -> None:
+        # No detail of a crash leaves the process; the supervisor logs all of it.
+        self._fail(_INTERNAL)
+
+    def released(self, why: str) -> None:
+        self._fail(_UNAVAILABLE)
+
+    def _fail(self, error: Any) -> None:
+        if not self.open:
+            return
+        self.open = False
+        dialect = self.connection.dialect
+        try:
+            body = dialect.failure(self.raw_id, dialect.error_json(error))
+        except TypeError as unwritable:
+            self._unwritable(unwritable)
+            return
+        self.connection.answer(body)
+
+    def _unwritable(self, error: Exception) -> None:
+        self.open = False
+        connection = self.connection
+        text = f"{self.handler.name} answered what cannot be written as JSON: {error}"
+        connection.complaints.say("answers that cannot be written", text)
+        dialect = connection.dialect
+        connection.answer(dialect.failure(self.raw_id, dialect.error_json(_INTERNAL)))
+
+    def _abandon(self) -> None:
+        if self.open:
+            self.open = False
+            self.connection.finished()
+
+    # -- as an origin
+
+    @property
+    def transport(self) -> str:
+        return "tcp"
+
+    @property
+    def source(self) -> str:
+        return self.connection.peer
+
+    @property
+    def message_id(self) -> str:
+        return f"{self.connection.name}:{self.raw_id.decode(errors='replace')}"
+
+    @property
+    def correlation_id(self) -> str | None:
+        return self.raw_id.decode(errors="replace").strip('"')
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return {}
+
+    @property
+    def attempt(self) -> int:
+        return 1
+
+    @property
+    def redelivered(self) -> bool:
+        return False

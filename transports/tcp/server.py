@@ -1,0 +1,309 @@
+"""The TCP bridge: accepts connections, reads packets, gives them to mailboxes.
+
+Reads big chunks, takes every frame in them and dispatches them all before it reads
+on. A connection is not read while one of its messages finds a mailbox full: the
+peer is slowed down by TCP itself. The first byte tells the dialect.
+"""
+
+import errno
+import socket
+from typing import TYPE_CHECKING, Final
+
+import attrs
+import trio
+from trio.lowlevel import wait_readable
+
+from ...actors.envelope import Envelope
+from ...actors.errors import PayloadError
+from ...actors.incarnation import Incarnation
+from ...supervisors.child import Wiring
+from ...supervisors.delivery.intake import Inbound
+from ...supervisors.registry import Target
+from ..codec import nest, nestrs
+from ..codec.dialect import Dialect, Frames
+from ..codec.errors import CodecError
+from ..codec.packet import Packet
+from ..complaints import Complaints
+from .connection import Connection, Flusher, Request
+
+if TYPE_CHECKING:
+    from .transport import TcpOptions
+
+__all__ = ["TcpBridge", "TcpStatistics"]
+
+_CHUNK: Final = 64 * 1024
+_ROUTES_KEPT: Final = 1024
+_OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+
+
+@attrs.frozen
+class TcpStatistics:
+    """A reading of one bridge; `refused` counts by reason."""
+
+    connections: int
+    accepted: int
+    in_flight: int
+    refused: dict[str, int]
+
+
+class TcpBridge:
+    """Listens on one address; a `Runnable` for its supervisor."""
+
+    def __init__(self, host: str, port: int, options: "TcpOptions", wiring: Wiring) -> None:
+        self._host, self._port, self._options = host, port, options
+        self._services = wiring.services
+        self._registry = wiring.services.registry
+        self._intake = wiring.services.intake
+        self._connections: set[Connection] = set()
+        self._routes: dict[bytes, Target] = {}
+        self._version = -1
+        self._accepted = 0
+        self._events = 0
+        self._draining = False
+        self._complaints = Complaints("understudy.transports.tcp", wiring.path)
+        self._flusher: Flusher
+        self._nursery: trio.Nursery
+
+    def open(self) -> None:
+        """Nothing of a bridge outlives its incarnation."""
+
+    def close(self, why: str) -> None:
+        """Nothing of a bridge outlives its incarnation."""
+
+    async def run(self, incarnation: Incarnation) -> None:
+        """Listen until the stop is asked for, then answer what was read."""
+        listeners = await trio.open_tcp_listeners(
+            self._port, host=self._host, backlog=self._options.backlog
+        )
+        self._draining = False
+        self._flusher = Flusher()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._flusher.run)
+                async with trio.open_nursery() as accepting:
+                    for listener in listeners:
+                        accepting.start_soon(self._accept, listener.socket)
+                    host, port = listeners[0].socket.getsockname()[:2]
+                    address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+                    incarnation.announce(self, address)
+                    await incarnation.stop_asked()
+                    accepting.cancel_scope.cancel()
+                for listener in listeners:
+                    listener.socket.close()
+                await self._drain()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            for listener in listeners:
+                listener.socket.close()
+            for connection in list(self._connections):
+                connection.close()
+
+    def statistics(self) -> TcpStatistics:
+        return TcpStatistics(
+            connections=len(self._connections),
+            accepted=self._accepted,
+            in_flight=sum(connection.in_flight for connection in self._connections),
+            refused=dict(self._complaints.counts),
+        )
+
+    async def _drain(self) -> None:
+        """Read nothing more; let what was read be answered."""
+        self._draining = True
+        for connection in list(self._connections):
+            try:
+                connection.sock.shutdown(socket.SHUT_RD)  # wakes its reader
+            except OSError:
+                connection.close()
+        while self._connections:
+            await next(iter(self._connections)).quiet()
+            await trio.lowlevel.checkpoint()
+
+    async def _accept(self, listener: trio.socket.SocketType) -> None:
+        while True:
+            try:
+                accepted, address = await listener.accept()
+            except OSError as error:
+                if error.errno not in _OUT_OF_FILES:
+                    raise
+                text = f"cannot accept connections for now: {error.strerror}"
+                self._complaints.say("accepts that failed", text)
+                await trio.sleep(0.1)
+                continue
+            sock = socket.socket(fileno=accepted.detach())
+            sock.setblocking(False)
+            if len(self._connections) >= self._options.max_connections:
+                text = f"more than {self._options.max_connections} connections; one was refused"
+                self._complaints.say("connections over the limit", text)
+                sock.close()
+                continue
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self._accepted += 1
+            peer = f"{address[0]}:{address[1]}"
+            connection = Connection(
+                sock,
+                peer,
+                f"tcp-{self._accepted}-{peer}",
+                self._flusher,
+                self._nursery,
+                self._options.write_deadline,
+                self._complaints,
+            )
+            self._nursery.start_soon(self._serve, connection)
+
+    async def _serve(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        try:
+            await self._read(connection)
+            # Also after an error in the stream: the good frames before it are answered.
+            await connection.quiet()
+        except (OSError, trio.ClosedResourceError):
+            pass  # the peer is gone, and its connection is closed below
+        finally:
+            self._connections.discard(connection)
+            connection.close()
+
+    async def _read(self, connection: Connection) -> None:
+        """Read and dispatch until the peer ends, misbehaves, or the bridge drains."""
+        sock, limit = connection.sock, self._options.in_flight
+        frames: Frames | None = None
+        while True:
+            if frames is not None and frames.partial:
+                with trio.move_on_after(self._options.frame_deadline) as deadline:
+                    await wait_readable(sock)
+                if deadline.cancelled_caught:
+                    self._refuse(connection, "unfinished frames", "a frame stopped half-way")
+                    return
+            else:
+                await wait_readable(sock)
+            if self._draining:
+                return
+            try:
+                data = sock.recv(_CHUNK)
+            except BlockingIOError:
+                continue
+            if not data:
+                return
+            if frames is None:
+                frames = self._begin(connection, data)
+                if frames is None:
+                    return
+            try:
+                await self._dispatch(connection, frames.feed(data))
+            except CodecError as error:
+                self._refuse(connection, "packets that are none", str(error))
+                return
+            if frames.error is not None:
+                self._refuse(connection, "broken frames", frames.error)
+                return
+            if connection.in_flight >= limit or connection.clogged:
+                await connection.fewer_than(limit)
+
+    def _begin(self, connection: Connection, data: bytes) -> Frames | None:
+        """Tell the dialect by the first byte; None if it is neither."""
+        dialect: Dialect
+        if data[:1].isdigit() or data[:1] == b" ":
+            dialect = nest
+        elif data[:1] == b"{":
+            dialect = nestrs
+        else:
+            self._refuse(
+                connection,
+                "strange protocols",
+                "the first byte is neither a frame length (NestJS) nor '{' (nestrs)",
+            )
+            return None
+        connection.dialect = dialect
+        found: Frames = connection.dialect.frames(self._options.frame_limit)
+        return found
+
+    async def _dispatch(self, connection: Connection, bodies: list[bytes]) -> None:
+        """Give every packet of a chunk to its mailbox."""
+        if self._version != self._registry.version:
+            self._version = self._registry.version
+            self._routes.clear()
+        dialect, routes = connection.dialect, self._routes
+        decode = dialect.decode_packet
+        for body in bodies:
+            try:
+                packet = decode(body)
+            except CodecError:
+                answer = dialect.invalid_request()
+                if answer is None:
+                    raise
+                connection.write(answer)
+                continue
+            if packet is None:
+                continue
+            connection.in_flight += 1
+            if not packet.id:
+                await self._event(connection, packet)
+                continue
+            key = bytes(packet.pattern)
+            target = routes.get(key) or self._find(dialect, key)
+            if target is None:
+                self._no_handler(connection, packet)
+                continue
+            handler = target.handler
+            request = Request(connection, bytes(packet.id), handler, handler.route or "")
+            try:
+                message = handler.payload.decode(packet.data)
+            except PayloadError as error:
+                request.failed(error)
+                continue
+            envelope = Envelope(message, handler, request, request)
+            mailbox = target.cell.mailbox
+            if not mailbox.put(envelope) and not await mailbox.put_wait(envelope):
+                request.released("the actor has ended")
+
+    def _find(self, dialect: Dialect, pattern: bytes) -> Target | None:
+        route = dialect.route(pattern)
+        if route is None:
+            return None
+        target = self._registry.requests.get(route)
+        if target is None:
+            # As in NestJS, a request to an event's pattern runs its (first) handler.
+            targets = self._registry.events.get(route)
+            if targets is None:
+                return None
+            target = targets[0]
+        if len(self._routes) < _ROUTES_KEPT:
+            self._routes[pattern] = target
+        return target
+
+    async def _event(self, connection: Connection, packet: Packet) -> None:
+        pattern = bytes(packet.pattern)
+        route = connection.dialect.route(pattern)
+        self._events += 1
+        inbound = Inbound(
+            transport="tcp",
+            source=connection.peer,
+            pattern=route if route is not None else pattern[:256].decode(errors="replace"),
+            data=bytes(packet.data),
+            message_id=f"{connection.name}:event-{self._events}",
+        )
+        await self._intake.event(inbound, _EventSettlement(connection))
+
+    def _no_handler(self, connection: Connection, packet: Packet) -> None:
+        pattern = bytes(packet.pattern)
+        shown = pattern[:100].decode(errors="replace")
+        text = f"{connection.peer} asked for {shown}, which nobody handles"
+        self._complaints.say("requests without a handler", text)
+        connection.answer(connection.dialect.no_handler(bytes(packet.id), pattern))
+
+    def _refuse(self, connection: Connection, kind: str, why: str) -> None:
+        self._complaints.say(kind, f"{connection.peer}: {why}; the connection is closed")
+
+
+class _EventSettlement:
+    """TCP has no acknowledgement; a settled event is one less in flight."""
+
+    __slots__ = ("_connection",)
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def acknowledge(self) -> None:
+        self._connection.finished()
+
+    def give_back(self) -> bool:
+        return False
