@@ -60,7 +60,7 @@ class Handler:
         self.kind = kind
         self.routes = routes
         self.route = routes[0] if routes else None
-        self.mode = mode
+        self.mode: Mode = mode
         self.payload = payload
         self.takes_payload = parameters > 0
         self.takes_context = parameters > 1
@@ -163,10 +163,8 @@ class Behavior:
                 f"{where} is a generator. Only handlers with a pattern can stream: "
                 "decorate a method with @message_pattern."
             )
-        is_async = inspect.iscoroutinefunction(function)
-        return Handler(
-            where, function, "receive", (), "async" if is_async else "sync", Payload(Any), 1, False
-        )
+        mode: Mode = "async" if inspect.iscoroutinefunction(function) else "sync"
+        return Handler(where, function, "receive", (), mode, Payload(Any), 1, False)
 
 
 def _protocol_of(actor: type[Actor[Any]]) -> list[type]:

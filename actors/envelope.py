@@ -28,34 +28,42 @@ class Origin(Protocol):
     @property
     def transport(self) -> str:
         """The bridge's scheme: `tcp`, `nats`, `memory`..."""
+        ...
 
     @property
     def source(self) -> str:
         """Where it came from: a peer's address, a queue, a subject. Never a credential."""
+        ...
 
     @property
     def pattern(self) -> str:
         """The route it came in on."""
+        ...
 
     @property
     def message_id(self) -> str:
         """The same for every delivery of the same message."""
+        ...
 
     @property
     def correlation_id(self) -> str | None:
         """The id that the sender matches its answer by."""
+        ...
 
     @property
     def headers(self) -> Mapping[str, str]:
         """Headers as they came; empty where the transport has none."""
+        ...
 
     @property
     def attempt(self) -> int:
         """1 for the first run of this message."""
+        ...
 
     @property
     def redelivered(self) -> bool:
         """Whether it may have been handled before."""
+        ...
 
 
 class Receipt(Protocol):
@@ -64,6 +72,7 @@ class Receipt(Protocol):
     @property
     def open(self) -> bool:
         """False once nobody waits for the end any more; the message need not run then."""
+        ...
 
     def succeeded(self, value: Any) -> None:
         """The handler returned `value`; a finished stream gives `msgspec.UNSET`."""
@@ -112,6 +121,7 @@ class Settlement(Protocol):
         False where the transport cannot take anything back (TCP): the caller must
         then keep the message itself.
         """
+        ...
 
 
 class Envelope(msgspec.Struct, gc=False):

@@ -10,26 +10,25 @@ from datetime import datetime
 from uuid import UUID
 
 import trio
-from attrs import field, frozen
-from attrs.validators import gt
+from attrs import define
 
 from understudy import Actor, Supervisor, child, message_pattern, running, serve
 
 
-@frozen
+@define
 class Customer:
     name: str
     email: str
 
 
-@frozen
+@define
 class Item:
     sku: str
-    quantity: int = field(validator=gt(0))
+    quantity: int
     price: float
 
 
-@frozen
+@define
 class Order:
     id: UUID
     customer: Customer
@@ -38,7 +37,7 @@ class Order:
     placed_at: datetime
 
 
-@frozen
+@define
 class Placed:
     id: UUID
     total: float
@@ -52,7 +51,9 @@ class Service(Actor):
 
     @message_pattern("orders.place")
     async def place(self, order: Order) -> Placed:
-        total = sum(item.quantity * item.price for item in order.items)
+        total = 0.0
+        for item in order.items:
+            total += item.quantity * item.price
         return Placed(order.id, total, len(order.items))
 
 

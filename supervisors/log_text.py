@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias
 
 import attrs
 
-from ..actors.errors import DeclarationError, StartFailed
+from ..actors.errors import DeclarationError, StartFailed, StartTimedOut
+from ..actors.incarnation import SupervisorGaveUp
 from ..actors.lifecycle import (
     Crashed,
     DeadLettered,
@@ -36,6 +37,7 @@ __all__ = [
     "Line",
     "chain_of",
     "describe",
+    "explain",
     "fields_of",
     "leaf_of",
     "line_of",
@@ -95,16 +97,28 @@ def leaf_of(error: BaseException) -> BaseException:
 
 
 def describe(error: BaseException) -> str:
-    """An exception in one line: its type and text, and of a failed start also the reason."""
+    """An exception in one line: its type and text; ours are sentences that need no type."""
     error = leaf_of(error)
-    text = " ".join(str(error).split())
-    if isinstance(error, StartFailed):
-        because = "" if error.__cause__ is None else f": {describe(error.__cause__)}"
-        return text.removesuffix(".") + because
-    if isinstance(error, DeclarationError):
-        return text
+    text = str(error)
+    if isinstance(error, DeclarationError | StartFailed | StartTimedOut | SupervisorGaveUp):
+        return _clean(text.removesuffix("."))
     name = type(error).__name__
     return _clean(f"{name}: {text}" if text else name)
+
+
+def explain(error: BaseException) -> str:
+    """The same, and of a failed start also the reason."""
+    return _clean(": ".join(map(describe, _start_of(error))))
+
+
+def _start_of(error: BaseException) -> list[BaseException]:
+    """A failed start and what led to it; of any other exception itself alone."""
+    steps: list[BaseException] = []
+    for step in chain_of(error):
+        steps.append(step)
+        if not isinstance(step, StartFailed):
+            break
+    return steps
 
 
 def chain_of(error: BaseException) -> list[BaseException]:
@@ -154,13 +168,17 @@ def _started(notice: Started) -> Line:
 
 def _crashed(notice: Crashed) -> Line:
     leaf = leaf_of(notice.error)
+    if isinstance(leaf, SystemExit | KeyboardInterrupt):
+        text = f"{notice.path} ends the process: {describe(leaf)}"
+        return Line(logging.WARNING, text, "ends of the process")
     where = f" on {notice.pattern}" if notice.pattern is not None else ""
     life = "" if _is_root(notice) else f" (incarnation {notice.incarnation})"
-    text = f"{notice.path} crashed{life}{where}: {describe(leaf)}"
+    text = f"{notice.path} crashed{life}{where}: {explain(leaf)}"
     level = logging.ERROR if _is_root(notice) else logging.WARNING
+    reason = _start_of(leaf)[-1]
     # A mistake in a declaration is told by its sentence; where we found it helps nobody.
-    mistaken = any(isinstance(cause, DeclarationError) for cause in chain_of(leaf))
-    return Line(level, text, "crashes", None if mistaken else _information(leaf))
+    shown = None if isinstance(reason, DeclarationError) else _information(reason)
+    return Line(level, text, "crashes", shown)
 
 
 def _restarting(notice: Restarting) -> Line:
@@ -176,7 +194,7 @@ def _restarting(notice: Restarting) -> Line:
 
 def _gave_up(notice: GaveUp) -> Line:
     limit = f"{_count(notice.max_restarts, 'restart')} within {seconds(notice.within)}"
-    last = "" if notice.cause is None else f"; the last reason was {describe(notice.cause)}"
+    last = "" if notice.cause is None else f"; the last reason was {explain(notice.cause)}"
     return Line(
         logging.ERROR, f"{notice.path} gives up: more than {limit}{last}", "times it gave up"
     )
@@ -241,7 +259,7 @@ def _dead_lettered(notice: DeadLettered) -> Line:
 
 
 def _undelivered(notice: Undelivered) -> Line:
-    text = f"{notice.path} did not get {notice.message}: {notice.why}"
+    text = f"{notice.path} did not get a message ({notice.message}): {notice.why}"
     return Line(logging.WARNING, text, "undelivered messages")
 
 
@@ -284,7 +302,7 @@ def _is_ours(trace: TracebackType) -> bool:
 
 def _clean(text: str) -> str:
     """One printable line of bounded length: raw, a stranger's text could steer a terminal."""
-    text = printable(without_logins(text)).replace("\n", " ")
+    text = " ".join(printable(without_logins(text)).split())
     return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 

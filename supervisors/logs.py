@@ -227,8 +227,13 @@ def _in_colour(terminal: bool) -> bool:
 def _json_formatter() -> logging.Formatter:
     from structlog.processors import JSONRenderer, TimeStamper  # noqa: PLC0415
 
-    renderer = JSONRenderer(ensure_ascii=False, default=str)
-    return _formatter(TimeStamper(fmt="iso", utc=True), renderer)
+    render = JSONRenderer(ensure_ascii=False, default=str)
+
+    def ordered(logger: object, method: str, fields: Fields) -> str | bytes:
+        first = {name: fields.pop(name) for name in ("timestamp", "level", "logger", "event")}
+        return render(logger, method, first | dict(fields))
+
+    return _formatter(TimeStamper(fmt="iso", utc=True), ordered)
 
 
 def _text_formatter(colour: bool) -> logging.Formatter:
@@ -263,9 +268,12 @@ def _format_exception(_: object, __: str, fields: Fields) -> Fields:
     given = fields.pop("exc_info", None)
     if given is True:
         given = sys.exc_info()
-    error, trace = (given[1], given[2]) if isinstance(given, tuple) else (given, None)
+    error: Any = given
+    trace: Any = getattr(given, "__traceback__", None)
+    if isinstance(given, tuple):
+        _, error, trace = given
     if isinstance(error, BaseException):
-        lines = traceback.format_exception(type(error), error, trace or error.__traceback__)
+        lines = traceback.format_exception(type(error), error, trace)
         fields["exception"] = without_logins("".join(lines).rstrip())
     return fields
 

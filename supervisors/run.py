@@ -5,38 +5,36 @@ tells the outcome by the exit code.
 
 The first signal stops the tree in order (drain), the second cancels what is left, the
 third ends the process on the spot. Signals are counted in plain Python handlers, not
-in trio, so that the third works even if the event loop is blocked; for the same
+in trio, so that the third works even while the event loop is blocked; for the same
 reason a thread watches that a stop, once begun, comes to an end.
 
-Exit codes (sysexits.h): 0 clean, 70 the root gave up or could not start, 75 the drain was
-cut short, 78 the tree or its options are wrong. A handler's `SystemExit` keeps its own.
+Exit codes (sysexits.h): 0 clean; 70 the root gave up or could not start; 75 the drain
+was cut short; 78 the tree or its options are wrong; 128 + n ended by a third signal n. A
+handler's `SystemExit` keeps its own.
 """
 
 import faulthandler
-import math
 import os
 import queue
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Final, cast
 
-import attrs
 import trio
 
 from ..actors.errors import DeclarationError
-from ..actors.incarnation import SupervisorGaveUp
 from ..actors.lifecycle import GaveUp, Notice
 from .child import Supervisor
-from .delivery.location import DEFAULT_FILE, default_path
+from .delivery.location import DEFAULT_FILE, VARIABLE, default_path
 from .delivery.policy import DEFAULT_POLICY, RetryPolicy
 from .delivery.store import DeadLetterStore, MemoryStore, SQLiteStore
 from .delivery.store_file import StoreFile
-from .log_text import chain_of, describe, leaf_of
+from .log_text import chain_of, describe, explain, seconds
 from .logs import LOGGER, LogFormat, configure, log_lifecycle
 from .supervisor import KILL_GRACE
 from .system import System
@@ -47,3 +45,251 @@ FAILED: Final = 70
 CUT_SHORT: Final = 75
 WRONG: Final = 78
 """Exit codes: the root failed, the drain was cut short, the declaration is wrong."""
+
+LAST_GRACE: Final = KILL_GRACE + 1.0
+"""Seconds a cancelled tree has before the process ends without it: enough to report one
+stuck child."""
+
+
+def run(
+    tree: Supervisor,
+    *,
+    dead_letters: str | Path | DeadLetterStore | None = DEFAULT_FILE,
+    drain: float = 30.0,
+    logs: bool | LogFormat = True,
+    events: RetryPolicy = DEFAULT_POLICY,
+    seed: int | None = None,
+) -> None:
+    """Run a tree as this process, until a signal stops it or it ends by itself.
+
+    Returns after a clean end; any other ends the process by `SystemExit` with one of the
+    exit codes above, and the reason in the log. Belongs into the main thread, since
+    signals arrive there; embedded in another program, use `running`.
+
+    `dead_letters` is the store, or its file; the environment variable
+    `UNDERSTUDY_DEAD_LETTERS` names another default, None keeps them in memory. `drain`
+    is how many seconds an ordered stop may take. `logs` configures the log (see
+    `configure`) unless the program has done so already or it is False; "text" or "json"
+    do so in any case. `events` says how often events are tried; `seed` makes what is
+    random repeat itself.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise DeclarationError(
+            "run(tree) receives signals, so it must be called in the main thread. "
+            "Anywhere else use `async with running(tree)`."
+        )
+    name = tree.name if isinstance(tree, Supervisor) else "understudy"
+    try:
+        _configure(logs)
+        system = _system(tree, _store(dead_letters), drain, events, seed)
+        failure, cut_short = _Service(system, drain).run()
+    except DeclarationError as error:
+        failure, cut_short = error, False
+    code = _exit_code(failure, cut_short)
+    if code is None:
+        raise cast(BaseException, failure)
+    if code == WRONG:
+        LOGGER.critical("%s cannot run: %s", name, explain(cast(BaseException, failure)))
+    elif code == FAILED:
+        LOGGER.critical("%s", _causes(name, cast(BaseException, failure)))
+    if code:
+        sys.exit(code)
+
+
+class _Service:
+    """One run of one system: counts the signals and sees to it that a stop ends."""
+
+    def __init__(self, system: System, drain: float) -> None:
+        self._system = system
+        self._drain = drain
+        self._watchdog = _Watchdog()
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._signals: list[int] = []
+        self._cut_short = False
+        self._failure: BaseException | None = None
+
+    def run(self) -> tuple[BaseException | None, bool]:
+        """Returns the failure, if there was one, and whether the drain was cut short."""
+        with self._watchdog.watching(), self._receiving():
+            try:
+                trio.run(self._main)
+            except Exception as error:  # noqa: BLE001  # a defect of ours: children raise nothing
+                LOGGER.critical("%s: the system itself failed", self._system.name, exc_info=error)
+                self._failure = error
+        return self._failure, self._cut_short
+
+    async def _main(self) -> None:
+        end_log = log_lifecycle(self._system.bus, self._system.timers)
+        self._system.bus.subscribe(self._noticed)
+        # From here on signals come by the token; those that came before are in the list.
+        self._token = trio.lowlevel.current_trio_token()
+        for count, number in enumerate(self._signals, 1):
+            self._signalled(number, count)
+        try:
+            async with trio.open_nursery() as nursery:
+                await self._live(nursery)
+                nursery.cancel_scope.cancel()
+        finally:
+            end_log()
+
+    async def _live(self, nursery: trio.Nursery) -> None:
+        system = self._system
+        if self._signals:
+            return  # it was stopped before it began
+        try:
+            await system.run(nursery)
+            await system.stopped()
+        except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
+            self._failure = error  # told by the exit code
+        if system.tree()[0].state == "down":
+            await system.finish()
+
+    @contextmanager
+    def _receiving(self) -> Iterator[None]:
+        """Our signal handlers, for SIGINT and SIGTERM as far as they are not ignored."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        # A shell ignores SIGINT for what it starts in the background.
+        ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+        for number in ours:
+            signal.signal(number, self._received)
+        try:
+            yield
+        finally:
+            for number in ours:
+                signal.signal(number, before[number])
+
+    def _received(self, number: int, frame: FrameType | None) -> None:
+        # Runs between two byte codes of anything: nothing here takes a lock.
+        self._signals.append(number)
+        count = len(self._signals)
+        if count > 2:
+            os._exit(128 + number)
+        self._watchdog.arm((self._drain if count == 1 else 0.0) + LAST_GRACE, CUT_SHORT)
+        if self._token is not None:
+            with suppress(trio.RunFinishedError):  # then the tree has ended already
+                self._token.run_sync_soon(self._signalled, number, count)
+
+    def _signalled(self, number: int, count: int) -> None:
+        name = signal.Signals(number).name
+        system = self._system
+        if count == 1:
+            limit = seconds(self._drain)
+            system.timers.call_at(trio.current_time() + self._drain, self._late)
+            system.stop(f"{name}, at most {limit} to drain; another signal cancels")
+        else:
+            self._cut(f"{system.name}: {name} again, what is still running is cancelled")
+
+    def _late(self) -> None:
+        limit = seconds(self._drain)
+        self._cut(
+            f"{self._system.name} did not drain in {limit}, what is still running is cancelled"
+        )
+
+    def _cut(self, why: str) -> None:
+        if self._cut_short:
+            return
+        LOGGER.error("%s", why)
+        self._cut_short = True
+        self._system.kill()
+
+    def _noticed(self, notice: Notice) -> None:
+        if isinstance(notice, GaveUp) and notice.path == self._system.name:
+            self._watchdog.arm(self._drain + LAST_GRACE, FAILED)
+
+
+class _Watchdog:
+    """A thread that ends the process if a stop does not end in time."""
+
+    def __init__(self) -> None:
+        # A SimpleQueue may be put to from a signal handler; an Event must not be set there.
+        self._orders: queue.SimpleQueue[tuple[float, int] | None] = queue.SimpleQueue()
+
+    def arm(self, limit: float, code: int) -> None:
+        """From now on: end the process with `code` in `limit` seconds."""
+        self._orders.put((limit, code))
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        thread = threading.Thread(target=self._watch, name="understudy-watchdog", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._orders.put(None)
+            thread.join()
+
+    def _watch(self) -> None:
+        order = self._orders.get()
+        while order is not None:
+            limit, code = order
+            try:
+                order = self._orders.get(timeout=min(limit, threading.TIMEOUT_MAX))
+            except queue.Empty:
+                _end_process(code)
+
+
+def _end_process(code: int) -> None:
+    # Neither the log nor stderr's own buffer: what hangs may hold their locks.
+    text = f"understudy: the tree has not ended; the process ends without it, exit code {code}.\n"
+    os.write(2, text.encode())
+    faulthandler.dump_traceback(2, all_threads=True)
+    os._exit(code)
+
+
+# -- before and after -----------------------------------------------------------------
+
+
+def _configure(logs: bool | LogFormat) -> None:
+    if logs is True:
+        if not LOGGER.hasHandlers():
+            configure()
+    elif logs is not False:
+        configure(logs)
+
+
+def _system(
+    tree: Supervisor, store: DeadLetterStore, drain: float, events: RetryPolicy, seed: int | None
+) -> System:
+    if not isinstance(tree, Supervisor):
+        raise DeclarationError(
+            f"run() takes a Supervisor, got {type(tree).__name__}. "
+            'Wrap the children: run(Supervisor("shop", [child(Orders)])).'
+        )
+    if not drain >= 0:
+        raise DeclarationError(f"drain={drain}: zero or more seconds expected.")
+    return System(tree, dead_letters=store, events=events, seed=seed)
+
+
+def _store(dead_letters: str | Path | DeadLetterStore | None) -> DeadLetterStore:
+    """The store; a file is opened once beforehand, so that the tree never starts without."""
+    if dead_letters is None:
+        return MemoryStore()
+    if not isinstance(dead_letters, str | Path):
+        return dead_letters
+    path = default_path() if dead_letters == DEFAULT_FILE else dead_letters
+    try:
+        StoreFile(path, create=True).close()
+    except OSError as error:
+        raise DeclarationError(
+            f"the dead letters cannot be kept: {error}. Give another path by dead_letters= "
+            f"or {VARIABLE}; with dead_letters=None they stay in memory."
+        ) from error
+    return SQLiteStore(path)
+
+
+def _exit_code(failure: BaseException | None, cut_short: bool) -> int | None:
+    """The exit code for an outcome; None when the failure itself ends the process."""
+    if failure is None:
+        return 0
+    if isinstance(failure, SystemExit | KeyboardInterrupt):
+        return None
+    if cut_short:
+        return CUT_SHORT
+    wrong = any(isinstance(cause, DeclarationError) for cause in chain_of(failure))
+    return WRONG if wrong else FAILED
+
+
+def _causes(name: str, failure: BaseException) -> str:
+    """What led to the end of the tree, from the root down to the first exception."""
+    lines = [f"{name} has failed (exit code {FAILED}), because"]
+    return "\n    ".join([*lines, *(describe(cause) for cause in chain_of(failure))])

@@ -1,0 +1,128 @@
+"""Supervised actor services that speak the wire formats of NestJS microservices.
+
+The house has three floors, and imports go down only: `actors` (one actor and its
+messages), `supervisors` (trees of them, restarts, delivery, running), `transports`
+(bridges and clients). This file is the roof: the public names, each imported from
+its floor when it is first used, so that `import understudy` costs next to nothing.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from msgspec import UNSET
+
+    from .actors.actor import Actor, Request
+    from .actors.context import MessageContext
+    from .actors.errors import (
+        ActorCrashed,
+        ActorStopped,
+        AskTimeout,
+        ConnectionLost,
+        DeclarationError,
+        Fenced,
+        MailboxFull,
+        NoHandler,
+        PayloadError,
+        RequestTimeout,
+        Retry,
+        RpcError,
+        StartFailed,
+        StartTimedOut,
+        UnderstudyError,
+    )
+    from .actors.handlers import event_pattern, message_pattern
+    from .actors.incarnation import SupervisorGaveUp
+    from .actors.ref import Ref
+    from .supervisors.child import Supervisor, child, needs
+    from .supervisors.delivery.policy import RetryPolicy
+    from .supervisors.delivery.store import MemoryStore, SQLiteStore
+    from .supervisors.resource import resource
+    from .supervisors.run import run
+    from .supervisors.strategy import Backoff, one_for_all, one_for_one, rest_for_one
+    from .supervisors.system import System, running
+    from .transports.bridge import serve
+    from .transports.client import Client, connect
+
+__all__ = [
+    "UNSET",
+    "Actor",
+    "ActorCrashed",
+    "ActorStopped",
+    "AskTimeout",
+    "Backoff",
+    "Client",
+    "ConnectionLost",
+    "DeclarationError",
+    "Fenced",
+    "MailboxFull",
+    "MemoryStore",
+    "MessageContext",
+    "NoHandler",
+    "PayloadError",
+    "Ref",
+    "Request",
+    "RequestTimeout",
+    "Retry",
+    "RetryPolicy",
+    "RpcError",
+    "SQLiteStore",
+    "StartFailed",
+    "StartTimedOut",
+    "Supervisor",
+    "SupervisorGaveUp",
+    "System",
+    "UnderstudyError",
+    "__version__",
+    "child",
+    "connect",
+    "event_pattern",
+    "message_pattern",
+    "needs",
+    "one_for_all",
+    "one_for_one",
+    "resource",
+    "rest_for_one",
+    "run",
+    "running",
+    "serve",
+]
+
+__version__ = "0.1.0"
+
+_ERRORS = (
+    "ActorCrashed ActorStopped AskTimeout ConnectionLost DeclarationError Fenced MailboxFull "
+    "NoHandler PayloadError RequestTimeout Retry RpcError StartFailed StartTimedOut UnderstudyError"
+)
+_HOMES = {
+    ".actors.actor": "Actor Request",
+    ".actors.context": "MessageContext",
+    ".actors.errors": _ERRORS,
+    ".actors.handlers": "event_pattern message_pattern",
+    ".actors.incarnation": "SupervisorGaveUp",
+    ".actors.ref": "Ref",
+    ".supervisors.child": "Supervisor child needs",
+    ".supervisors.delivery.policy": "RetryPolicy",
+    ".supervisors.delivery.store": "MemoryStore SQLiteStore",
+    ".supervisors.resource": "resource",
+    ".supervisors.run": "run",
+    ".supervisors.strategy": "Backoff one_for_all one_for_one rest_for_one",
+    ".supervisors.system": "System running",
+    ".transports.bridge": "serve",
+    ".transports.client": "Client connect",
+    "msgspec": "UNSET",
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
+
+
+def __getattr__(name: str) -> Any:
+    module = _HOME_OF.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(module, __name__), name)
+    globals()[name] = value  # asked for once only
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -110,7 +110,7 @@ class Intake:
     def release_waiting(self, why: str) -> None:
         """Settle what waits for another attempt that will not come: the tree has ended."""
         for delivery in list(self.waiting):
-            delivery.give_up_waiting(why)
+            delivery.come_back(why)
 
     def dead(
         self,
@@ -272,9 +272,9 @@ class EventDelivery:
     def _back(self) -> None:
         """The delay is over."""
         if self in self._intake.waiting:
-            self.give_up_waiting("the actor has ended")
+            self.come_back("the actor has ended")
 
-    def give_up_waiting(self, why: str) -> None:
+    def come_back(self, why: str) -> None:
         """Go back into the mailbox now, or to where it came from if the mailbox is closed."""
         del self._intake.waiting[self]
         mailbox = self._target.cell.mailbox

@@ -19,6 +19,7 @@ from ...actors.encoding import encode
 from ...actors.errors import PayloadError, Retry, RpcError
 from ..codec.dialect import Dialect
 from ..complaints import Complaints
+from .poller import Poller
 
 __all__ = ["Connection", "Flusher", "Request"]
 
@@ -62,6 +63,7 @@ class Connection:
         peer: str,
         name: str,
         flusher: Flusher,
+        poller: Poller,
         nursery: trio.Nursery,
         write_deadline: float,
         complaints: Complaints,
@@ -76,7 +78,9 @@ class Connection:
         self.complaints = complaints
         self.out: list[bytes] = []
         self.dirty = False
+        self.readable = poller.watch(sock)
         self._flusher = flusher
+        self._poller = poller
         self._nursery = nursery
         self._write_deadline = write_deadline
         self._changed: trio.Event | None = None
@@ -139,7 +143,7 @@ class Connection:
         if not self.closed:
             self.closed = True
             self.out.clear()
-            trio.lowlevel.notify_closing(self.sock)
+            self._poller.forget(self.sock)
             self.sock.close()
             if self._changed is not None:
                 self._changed.set()

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final
 
 import attrs
 import trio
-from trio.lowlevel import wait_readable
 
 from ...actors.envelope import Envelope
 from ...actors.errors import PayloadError
@@ -25,6 +24,7 @@ from ..codec.errors import CodecError
 from ..codec.packet import Packet
 from ..complaints import Complaints
 from .connection import Connection, Flusher, Request
+from .poller import Poller
 
 if TYPE_CHECKING:
     from .transport import TcpOptions
@@ -62,6 +62,7 @@ class TcpBridge:
         self._draining = False
         self._complaints = Complaints("understudy.transports.tcp", wiring.path)
         self._flusher: Flusher
+        self._poller: Poller
         self._nursery: trio.Nursery
 
     def open(self) -> None:
@@ -76,10 +77,11 @@ class TcpBridge:
             self._port, host=self._host, backlog=self._options.backlog
         )
         self._draining = False
-        self._flusher = Flusher()
+        self._flusher, self._poller = Flusher(), Poller()
         try:
             async with trio.open_nursery() as self._nursery:
                 self._nursery.start_soon(self._flusher.run)
+                self._nursery.start_soon(self._poller.run)
                 async with trio.open_nursery() as accepting:
                     for listener in listeners:
                         accepting.start_soon(self._accept, listener.socket)
@@ -97,6 +99,7 @@ class TcpBridge:
                 listener.socket.close()
             for connection in list(self._connections):
                 connection.close()
+            self._poller.close()
 
     def statistics(self) -> TcpStatistics:
         return TcpStatistics(
@@ -144,6 +147,7 @@ class TcpBridge:
                 peer,
                 f"tcp-{self._accepted}-{peer}",
                 self._flusher,
+                self._poller,
                 self._nursery,
                 self._options.write_deadline,
                 self._complaints,
@@ -164,23 +168,28 @@ class TcpBridge:
 
     async def _read(self, connection: Connection) -> None:
         """Read and dispatch until the peer ends, misbehaves, or the bridge drains."""
-        sock, limit = connection.sock, self._options.in_flight
+        sock, readable, limit = connection.sock, connection.readable, self._options.in_flight
         frames: Frames | None = None
+        whole = False
         while True:
-            if frames is not None and frames.partial:
+            if whole:
+                await trio.lowlevel.checkpoint()  # more of it may be there already
+            elif frames is not None and frames.partial:
                 with trio.move_on_after(self._options.frame_deadline) as deadline:
-                    await wait_readable(sock)
+                    await readable.wait()
                 if deadline.cancelled_caught:
                     self._refuse(connection, "unfinished frames", "a frame stopped half-way")
                     return
             else:
-                await wait_readable(sock)
-            if self._draining:
+                await readable.wait()
+            if self._draining or connection.closed:
                 return
             try:
                 data = sock.recv(_CHUNK)
             except BlockingIOError:
+                whole = False
                 continue
+            whole = len(data) == _CHUNK
             if not data:
                 return
             if frames is None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..actors.lifecycle import Bus, Notice
+from ..actors.lifecycle import Bus, DeadLettered, Notice, Undelivered
 from .record import Record
 
 __all__ = ["Lifecycle"]
@@ -36,8 +36,16 @@ class Lifecycle:
         return self._record.everything
 
     def kinds(self) -> list[str]:
-        """The notices in words: `["started", "crashed", "restarting", "started"]`."""
-        return [_kind(notice) for notice in self.notices]
+        """What happened, in words: `["started", "crashed", "restarting", "started"]`.
+
+        Notices about single messages are left out: when they come depends on other tasks.
+        """
+        lives = (n for n in self.notices if not isinstance(n, DeadLettered | Undelivered))
+        return [_words(type(notice)) for notice in lives]
+
+    def of(self, kind: type[N]) -> list[N]:
+        """The notices of one kind, oldest first."""
+        return [notice for notice in self.notices if isinstance(notice, kind)]
 
     async def expect(
         self, kind: type[N], where: Callable[[N], bool] | None = None, *, within: float = 1.0
@@ -50,7 +58,7 @@ class Lifecycle:
         def matches(notice: Notice) -> bool:
             return isinstance(notice, kind) and (where is None or where(notice))
 
-        found = await self._record.take(_WORD.sub(" ", kind.__name__).lower(), matches, within)
+        found = await self._record.take(_words(kind), matches, within)
         if not isinstance(found, kind):  # never: `matches` has looked
             raise TypeError(f"{found!r} is no {kind.__name__}")
         return found
@@ -60,5 +68,5 @@ class Lifecycle:
             self._record.add(notice)
 
 
-def _kind(notice: Notice) -> str:
-    return _WORD.sub(" ", type(notice).__name__).lower()
+def _words(kind: type[Notice]) -> str:
+    return _WORD.sub(" ", kind.__name__).lower()

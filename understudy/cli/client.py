@@ -1,0 +1,105 @@
+"""`understudy send | emit | stream`: one call to a service, answers as JSON lines."""
+
+import argparse
+import json
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from msgspec import UNSET
+
+from ..actors.encoding import encode
+from ..actors.errors import ConnectionLost, RequestTimeout, RpcError
+
+if TYPE_CHECKING:
+    from ..transports.client import Client
+
+__all__ = ["UNREACHABLE", "add_commands"]
+
+UNREACHABLE: Final = 69
+"""Exit code: no connection, or no answer in time."""
+
+_DATA: Final = "the data as JSON (- reads it from stdin)"
+_PATTERN: Final = 'the pattern: a text, or an object as JSON, such as \'{"cmd": "sum"}\''
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the commands `send`, `emit` and `stream`."""
+    send = _command(commands, "send", "send a request and print the answer", _send)
+    send.add_argument(
+        "--timeout", type=_timeout, default=5.0, metavar="S", help="seconds to wait (5)"
+    )
+    _command(commands, "emit", "send an event", _emit)
+    _command(commands, "stream", "print a streamed answer, one item a line", _stream)
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    what: str,
+    call: Callable[["Client", argparse.Namespace], Awaitable[None]],
+) -> argparse.ArgumentParser:
+    command = commands.add_parser(
+        name,
+        help=what,
+        description=f"{what[0].upper()}{what[1:]}. An error of the service is printed as JSON to "
+        "stderr, with exit code 1; a service that cannot be reached gives 69.",
+    )
+    command.add_argument("url", metavar="URL", help="the service, e.g. tcp://127.0.0.1:3001")
+    command.add_argument("pattern", metavar="PATTERN", type=_pattern, help=_PATTERN)
+    command.add_argument("data", metavar="JSON", nargs="?", type=_data, default=UNSET, help=_DATA)
+    command.add_argument("--dialect", choices=("nest", "nestrs"), help="nest if not given")
+    command.set_defaults(run=lambda arguments: _connected(call, arguments))
+    return command
+
+
+def _pattern(text: str) -> Any:
+    return _json(text) if text.lstrip().startswith("{") else text
+
+
+def _data(text: str) -> Any:
+    return _json(sys.stdin.read() if text == "-" else text)
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is not JSON ({error}). A text needs its quotes: '\"text\"'."
+        ) from error
+
+
+def _timeout(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not value > 0:
+        raise argparse.ArgumentTypeError(f"{text!r}: a number of seconds above zero expected")
+    return value
+
+
+def _connected(
+    call: Callable[["Client", argparse.Namespace], Awaitable[None]], arguments: argparse.Namespace
+) -> int:
+    """Connect, make one call, and say how it went by the exit code."""
+    import trio  # noqa: PLC0415  # costs more than the rest of the command line
+
+    from ..transports.client import connect  # noqa: PLC0415
+
+    options = {} if arguments.dialect is None else {"dialect": arguments.dialect}
+
+    async def main() -> None:
+        async with connect(arguments.url, **options) as client:
+            await call(client, arguments)
+
+    try:
+        trio.run(main)
+    except* RpcError as group:
+        _print(_only(group).error, sys.stderr)
+        return 1
+    except* (ConnectionLost, RequestTimeout, OSError) as group:
+        print(f"understudy: {_only(group)}", file=sys.stderr)
+        return UNREACHABLE
+    return 0

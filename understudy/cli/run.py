@@ -1,0 +1,97 @@
+"""`understudy run module:tree`: find a tree by its name and run it as this process."""
+
+import argparse
+import importlib
+import sys
+import traceback
+from difflib import get_close_matches
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+from ..actors.errors import DeclarationError
+
+if TYPE_CHECKING:
+    from ..supervisors.child import Supervisor
+
+__all__ = ["add_commands", "find_tree"]
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Add the command `run`."""
+    command = commands.add_parser(
+        "run",
+        help="run a tree as this process",
+        description="Run a tree until SIGINT or SIGTERM. The first signal drains, the second "
+        "cancels, the third ends the process. Exit codes: 0 clean, 70 the root gave up, "
+        "75 the drain was cut short, 78 the tree or its options are wrong.",
+    )
+    command.add_argument("tree", metavar="module:tree", help="a Supervisor, e.g. shop:tree")
+    command.add_argument(
+        "--drain", type=float, default=30.0, metavar="S", help="seconds a stop may take (30)"
+    )
+    command.add_argument("--dead-letters", metavar="PATH", help="the file for dead letters")
+    command.add_argument(
+        "--log-format",
+        choices=("auto", "text", "json"),
+        help="auto (default): text on a terminal, JSON lines anywhere else",
+    )
+    command.set_defaults(run=_run)
+
+
+def find_tree(where: str) -> "Supervisor":
+    """The supervisor that `module:name` names; the working directory is searched first.
+
+    Raises `DeclarationError`, saying what is there instead, if there is none. Whatever
+    else the module raises is printed before, with its traceback.
+    """
+    from ..supervisors.child import Supervisor  # noqa: PLC0415  # loads trio
+
+    module_name, _, name = where.partition(":")
+    if not module_name or not name:
+        raise DeclarationError(f"{where!r}: module:tree expected, such as shop:tree.")
+    module = _module(module_name)
+    trees = [key for key, value in vars(module).items() if isinstance(value, Supervisor)]
+    if not hasattr(module, name):
+        near = get_close_matches(name, [*trees, *vars(module)], n=3) or trees
+        hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        raise DeclarationError(f"the module {module_name!r} has no {name!r}.{hint}")
+    tree = getattr(module, name)
+    if not isinstance(tree, Supervisor):
+        has = f"It has {', '.join(trees)}." if trees else "Assign one in the module."
+        raise DeclarationError(
+            f"{where} is a {type(tree).__name__}; a Supervisor is needed. {has}"
+        )
+    return tree
+
+
+def _module(name: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except DeclarationError:
+        raise
+    except Exception as error:
+        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
+        if missing and f"{name}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
+            raise DeclarationError(_not_found(name, here)) from error
+        traceback.print_exc()
+        raise DeclarationError(f"the module {name!r} cannot be imported, see above.") from error
+
+
+def _not_found(name: str, here: str) -> str:
+    files = [path.stem for path in Path(here).glob("*.py")]
+    near = get_close_matches(name, files, n=3)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    return f"there is no module {name!r} in {here} or on the path.{hint}"
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from ..supervisors.run import run  # noqa: PLC0415  # loads trio
+
+    tree = find_tree(arguments.tree)
+    options = {} if arguments.dead_letters is None else {"dead_letters": arguments.dead_letters}
+    run(tree, drain=arguments.drain, logs=arguments.log_format or True, **options)
+    return 0
