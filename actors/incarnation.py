@@ -100,7 +100,11 @@ class Incarnation:
         self._on_stop.append(function)
 
     def on_fence(self, function: Callable[[], None]) -> None:
-        """Call `function` when this life is over, whatever is left of it; it must not raise."""
+        """Call `function` when this life is over, whatever is left of it; it must not raise.
+
+        The last registered is called first, so that lanes give back what they have in
+        hand before the hand itself is fenced.
+        """
         self._on_fence.append(function)
 
     def stop(self, *, drain: bool) -> None:
@@ -128,7 +132,7 @@ class Incarnation:
             return
         self.ending = ending
         self.interrupt = True
-        for function in self._on_fence:
+        for function in reversed(self._on_fence):
             function()
         self._report(self)
 

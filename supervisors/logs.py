@@ -258,9 +258,16 @@ def _formatter(stamp: Processor, renderer: Processor) -> logging.Formatter:
             wrapper_class=structlog.stdlib.BoundLogger,
         )
     return form(
-        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder()],
+        foreign_pre_chain=[*shared, structlog.stdlib.ExtraAdder(), _forget_the_other_formatter],
         processors=[stamp, _format_exception, form.remove_processors_meta, renderer],
     )
+
+
+def _forget_the_other_formatter(_: object, __: str, fields: Fields) -> Fields:
+    # A standard formatter that had the record before leaves its results on it as attributes.
+    fields.pop("message", None)
+    fields.pop("asctime", None)
+    return fields
 
 
 def _format_exception(_: object, __: str, fields: Fields) -> Fields:

@@ -141,8 +141,9 @@ class _Service:
             await system.stopped()
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
             self._failure = error  # told by the exit code
-        if system.tree()[0].state == "down":
-            await system.finish()
+        finally:
+            with trio.CancelScope(shield=True):
+                await system.finish()
 
     @contextmanager
     def _receiving(self) -> Iterator[None]:

@@ -177,6 +177,8 @@ class Supervision:
                     async with trio.open_nursery() as self._nursery:
                         failure = await self._main()
                 outside.cancel_scope.cancel()
+        except* trio.Cancelled:
+            pass  # the ordered stop was the answer to it
         finally:
             self._finish()
         failure = self._fatal or failure
@@ -410,8 +412,9 @@ class Supervision:
     async def _kill(self, child: Child, incarnation: Incarnation) -> None:
         if incarnation.ending is None:
             # Told to stop as well: a supervisor that is cancelled while it stops hurries.
-            incarnation.stop(drain=False)
+            # Only after the cancellation: an actor must not wake up for its `stopping()`.
             incarnation.kill()
+            incarnation.stop(drain=False)
             await self._until(lambda: incarnation.ending is not None, KILL_GRACE)
         if incarnation.ending is None:
             self._publish(Stuck(path=child.path, incarnation=child.number, after=KILL_GRACE))
@@ -605,7 +608,8 @@ class Supervision:
 
     def _hurry(self) -> bool:
         """A cancellation while stopping means: do not wait any longer."""
-        return self._stop_asked and self._cancelled
+        cancelled = self._cancelled or self._incarnation.scope.cancel_called
+        return self._stop_asked and cancelled
 
     async def _next(self) -> object:
         while not self._inbox:

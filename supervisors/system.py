@@ -27,7 +27,7 @@ from ..actors.ref import Ref
 from ..actors.timers import Timers
 from .child import ChildSpec, Supervisor
 from .delivery.intake import Intake
-from .delivery.office import DeadLetterOffice, describe_error
+from .delivery.office import REPLAY_POLL, DeadLetterOffice, describe_error
 from .delivery.policy import DEFAULT_POLICY, RetryPolicy
 from .delivery.record import DeadLetter
 from .delivery.store import DeadLetterStore, MemoryStore
@@ -80,6 +80,7 @@ class System:
         self._begun = False
         self._services: list[trio.CancelScope] = []
         self._writing = trio.CancelScope()
+        self._replaying = trio.CancelScope()
 
     # -- what users do with it ----------------------------------------------------
 
@@ -145,12 +146,13 @@ class System:
         """Begin the ordered stop: intake first, then what is in hand, then the rest."""
         if not self._life.stopping and self._life.ending is None:
             self.bus.publish(Stopping(path=self.name, incarnation=1, why=why))
+            self._replaying.cancel()
             self._life.stop(drain=True)
 
     def kill(self) -> None:
         """Do not wait any longer: cancel everything, in the order of the stop."""
-        self._life.stop(drain=False)
         self._life.kill()
+        self._life.stop(drain=False)
 
     async def stopped(self) -> None:
         """Wait until the tree has ended; raises why, unless it was asked to."""
@@ -226,14 +228,18 @@ class System:
 
     async def finish(self) -> None:
         """Wait for the end of the tree and for the last dead letter to be durable."""
-        while self._begun and self._life.ending is None:
-            await self._change()
-        self.intake.release_waiting("the service stops")
-        with self._writing:
-            await self.office.flush()
-            await self.office.store.close()
-        for scope in self._services:
-            scope.cancel()
+        try:
+            while self._begun and self._life.ending is None:
+                await self._change()
+            self._replaying.cancel()  # it must not look into a store that is being closed
+            self.intake.release_waiting("the service stops")
+            if self._begun and not self._writing.cancel_called:
+                with self._writing:
+                    await self.office.flush()
+                    await self.office.store.close()
+        finally:
+            for scope in self._services:
+                scope.cancel()
 
     async def _serve(self, service: Callable[..., Awaitable[None]], **options: Any) -> None:
         """Run what the end of the tree still needs, shielded from whatever ends the tree."""
@@ -246,8 +252,9 @@ class System:
                 raise
 
     async def _replays(self) -> None:
-        poll = 0.5 if not isinstance(self.office.store, MemoryStore) else float("inf")
-        await self.office.run_replays(self.intake.replay, poll=poll)
+        poll = REPLAY_POLL if not isinstance(self.office.store, MemoryStore) else math.inf
+        with self._replaying:
+            await self.office.run_replays(self.intake.replay, poll=poll)
 
     def _reported(self, life: Incarnation) -> None:
         if life.ending is not None:

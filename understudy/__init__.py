@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
+
     from msgspec import UNSET
 
     from .actors.actor import Actor, Request
@@ -88,8 +90,6 @@ __all__ = [
     "serve",
 ]
 
-__version__ = "0.1.0"
-
 _ERRORS = (
     "ActorCrashed ActorStopped AskTimeout ConnectionLost DeclarationError Fenced MailboxFull "
     "NoHandler PayloadError RequestTimeout Retry RpcError StartFailed StartTimedOut UnderstudyError"
@@ -117,9 +117,12 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.s
 
 def __getattr__(name: str) -> Any:
     module = _HOME_OF.get(name)
-    if module is None:
+    if module is not None:
+        value = getattr(import_module(module, __name__), name)
+    elif name == "__version__":
+        value = import_module("importlib.metadata").version(__name__)
+    else:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(module, __name__), name)
     globals()[name] = value  # asked for once only
     return value
 

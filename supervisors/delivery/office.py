@@ -22,7 +22,7 @@ from ...actors.lifecycle import Bus, DeadLettered, StateChanged, Undelivered
 from .record import DeadLetter, new_id
 from .store import DeadLetterStore
 
-__all__ = ["DeadLetterOffice", "describe_error"]
+__all__ = ["BACKLOG", "REPLAY_POLL", "DeadLetterOffice", "describe_error"]
 
 BACKLOG: Final = 1024
 """Letters that may wait for the store before intake does."""

@@ -398,13 +398,13 @@ async def test_closing_a_stream_before_its_first_item_does_nothing(clock: MockCl
 async def test_an_error_in_a_stream_comes_after_the_items_before_it(
     error: str, raised: type[Exception], clock: MockClock
 ) -> None:
-    got: list[int] = []
     async with isolated(Orders) as orders:
+        stream = orders.stream(Orders.broken, error)
+        assert [await anext(stream), await anext(stream)] == [1, 2]
         with pytest.raises(raised):
-            async for item in orders.stream(Orders.broken, error):
-                got.append(item)
-
-    assert got == [1, 2]
+            await anext(stream)
+        with pytest.raises(StopAsyncIteration):
+            await anext(stream)
 
 
 async def test_a_stream_of_a_plain_handler_is_its_answer(clock: MockClock) -> None:

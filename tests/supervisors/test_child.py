@@ -80,7 +80,7 @@ LATE: list[tuple[str, Callable[[], Supervisor]]] = [
 @pytest.mark.parametrize("tree", [tree for _, tree in LATE], ids=[name for name, _ in LATE])
 def test_what_a_child_needs_must_start_before_it(tree: Callable[[], Supervisor]) -> None:
     with pytest.raises(
-        DeclarationError, match="needs 'pool', which starts later. Put 'pool' before"
+        DeclarationError, match=r"needs 'pool', which starts later. Put 'pool' before"
     ):
         tree()
 

@@ -49,7 +49,7 @@ def test_two_handlers_for_one_request_are_refused_before_anything_starts() -> No
 
     with pytest.raises(
         DeclarationError,
-        match="'orders.find' has two handlers: Orders.find in shop/a and Orders.find in shop/b",
+        match=r"'orders.find' has two handlers: Orders.find in shop/a and Orders.find in shop/b",
     ):
         System(tree)
 

@@ -51,6 +51,10 @@ class Dialect(Protocol):
         """The body, ready to be written to a byte stream."""
         ...
 
+    def framed_value(self, raw_id: bytes, value_json: bytes, /) -> bytes:
+        """`frame(value(...))`, as fast as it can be had."""
+        ...
+
     def route(self, pattern: bytes, /) -> str | None:
         """The route of a received packet's pattern; None when nothing can match it."""
         ...

@@ -137,6 +137,11 @@ _decode_reply: Final = msgspec.json.Decoder(_Reply).decode
 _decode_text: Final = msgspec.json.Decoder(str).decode
 
 
+def framed_value(raw_id: bytes, value_json: bytes) -> bytes:
+    """`frame(value(raw_id, value_json))`."""
+    return frame(value(raw_id, value_json))
+
+
 def decode_packet(body: bytes) -> Packet:
     """The packet in a line; an "emit" has no id, for nobody waits for its answer.
 

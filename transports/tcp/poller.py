@@ -14,6 +14,7 @@ Where there is no epoll (macOS), every wait goes to trio.
 import select
 import socket
 import sys
+from collections.abc import Callable
 
 import trio
 from trio.lowlevel import (
@@ -29,38 +30,54 @@ __all__ = ["Poller", "Readiness"]
 
 
 class Readiness:
-    """Whether one socket may have something to read; waited for by one task."""
+    """Whether one socket may have something to read; waited for by one task.
 
-    __slots__ = ("_poller", "_ready", "_sock", "_task")
+    While that task waits, data is first offered to `take`, in the poller's own task:
+    it returns True once it has dealt with all there was, False if the waiting task must
+    go on with it. Most reads then cost no switch of tasks at all.
+    """
 
-    def __init__(self, poller: "Poller", sock: socket.socket) -> None:
+    __slots__ = ("_closed", "_poller", "_ready", "_sock", "_take", "_task")
+
+    def __init__(self, poller: "Poller", sock: socket.socket, take: Callable[[], bool]) -> None:
         self._poller = poller
         self._sock = sock
+        self._take = take
         # Data that came before the registration has no edge of its own.
         self._ready = True
+        self._closed = False
         self._task: trio.lowlevel.Task | None = None
 
     async def wait(self) -> None:
-        """Return when the socket may be read; a checkpoint in any case.
-
-        Raises `trio.ClosedResourceError` when it is closed meanwhile.
-        """
-        if not self._poller.shared:
+        """Return when `take` has left something to do; raises `ClosedResourceError`."""
+        while not self._poller.shared:
             await wait_readable(self._sock)
-            return
+            if not self._take():
+                return
         if self._ready:
             self._ready = False
             await trio.lowlevel.checkpoint()
-            return
-        self._task = current_task()
-        await wait_task_rescheduled(self._leave)
-        self._ready = False
-        if self._sock.fileno() < 0:
+            if not self._closed and not self._take():
+                return
+        if not self._closed:
+            self._task = current_task()
+            await wait_task_rescheduled(self._leave)
+        if self._closed:
             raise trio.ClosedResourceError
 
     def found(self) -> None:
-        """An edge was reported, or the socket is about to be closed."""
-        self._ready = True
+        """The kernel reported an edge."""
+        if self._task is None:
+            self._ready = True
+        elif not self._take():
+            self._wake()
+
+    def close(self) -> None:
+        """The socket is about to be closed: nobody need wait for it any more."""
+        self._closed = True
+        self._wake()
+
+    def _wake(self) -> None:
         if self._task is not None:
             task, self._task = self._task, None
             reschedule(task)
@@ -79,9 +96,9 @@ class Poller:
         if sys.platform == "linux":
             self._epoll = select.epoll()
 
-    def watch(self, sock: socket.socket) -> Readiness:
+    def watch(self, sock: socket.socket, take: Callable[[], bool]) -> Readiness:
         """Watch a socket until `forget`."""
-        readiness = Readiness(self, sock)
+        readiness = Readiness(self, sock, take)
         if sys.platform == "linux":
             self._watched[sock.fileno()] = readiness
             self._epoll.register(sock, select.EPOLLIN | select.EPOLLRDHUP | select.EPOLLET)
@@ -93,7 +110,7 @@ class Poller:
             readiness = self._watched.pop(sock.fileno(), None)
             if readiness is not None:
                 self._epoll.unregister(sock)
-                readiness.found()
+                readiness.close()
         trio.lowlevel.notify_closing(sock)
 
     async def run(self) -> None:

@@ -7,17 +7,19 @@ peer is slowed down by TCP itself. The first byte tells the dialect.
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 import attrs
 import trio
 
+from ...actors.behavior import Handler
 from ...actors.envelope import Envelope
 from ...actors.errors import PayloadError
 from ...actors.incarnation import Incarnation
+from ...actors.mailbox import Mailbox
+from ...actors.payload import Payload
 from ...supervisors.child import Wiring
 from ...supervisors.delivery.intake import Inbound
-from ...supervisors.registry import Target
 from ..codec import nest, nestrs
 from ..codec.dialect import Dialect, Frames
 from ..codec.errors import CodecError
@@ -33,6 +35,7 @@ __all__ = ["TcpBridge", "TcpStatistics"]
 
 _CHUNK: Final = 64 * 1024
 _ROUTES_KEPT: Final = 1024
+_Route: TypeAlias = tuple[Handler, Mailbox, Payload, str]
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -55,7 +58,7 @@ class TcpBridge:
         self._registry = wiring.services.registry
         self._intake = wiring.services.intake
         self._connections: set[Connection] = set()
-        self._routes: dict[bytes, Target] = {}
+        self._routes: dict[bytes, _Route] = {}
         self._version = -1
         self._accepted = 0
         self._events = 0
@@ -156,64 +159,62 @@ class TcpBridge:
 
     async def _serve(self, connection: Connection) -> None:
         self._connections.add(connection)
+        readable = self._poller.watch(connection.sock, lambda: self._take(connection))
         try:
-            await self._read(connection)
+            while not connection.over:
+                if connection.frames is not None and connection.frames.partial:
+                    with trio.move_on_after(self._options.frame_deadline) as deadline:
+                        await readable.wait()
+                    if deadline.cancelled_caught:
+                        self._refuse(connection, "unfinished frames", "a frame stopped half-way")
+                else:
+                    await readable.wait()
+                await self._dispatch_rest(connection)
             # Also after an error in the stream: the good frames before it are answered.
             await connection.quiet()
-        except (OSError, trio.ClosedResourceError):
-            pass  # the peer is gone, and its connection is closed below
+        except trio.ClosedResourceError:
+            pass  # it was closed meanwhile: the peer is gone, or took nothing
         finally:
             self._connections.discard(connection)
             connection.close()
 
-    async def _read(self, connection: Connection) -> None:
-        """Read and dispatch until the peer ends, misbehaves, or the bridge drains."""
-        sock, readable, limit = connection.sock, connection.readable, self._options.in_flight
-        frames: Frames | None = None
-        whole = False
-        while True:
-            if whole:
-                await trio.lowlevel.checkpoint()  # more of it may be there already
-            elif frames is not None and frames.partial:
-                with trio.move_on_after(self._options.frame_deadline) as deadline:
-                    await readable.wait()
-                if deadline.cancelled_caught:
-                    self._refuse(connection, "unfinished frames", "a frame stopped half-way")
-                    return
-            else:
-                await readable.wait()
-            if self._draining or connection.closed:
-                return
+    def _take(self, connection: Connection) -> bool:
+        """Read what there is and dispatch it; False if that needs waiting, or it is over.
+
+        Runs in the poller's task, for all connections: it must neither block nor raise.
+        """
+        options = self._options
+        while not self._draining:
             try:
-                data = sock.recv(_CHUNK)
+                data = connection.sock.recv(_CHUNK)
             except BlockingIOError:
-                whole = False
-                continue
-            whole = len(data) == _CHUNK
+                return True
+            except OSError:
+                data = b""
             if not data:
-                return
+                break
+            frames = connection.frames or self._begin(connection, data)
             if frames is None:
-                frames = self._begin(connection, data)
-                if frames is None:
-                    return
-            try:
-                await self._dispatch(connection, frames.feed(data))
-            except CodecError as error:
-                self._refuse(connection, "packets that are none", str(error))
-                return
+                break
+            connection.bodies.extend(frames.feed(data))
+            if not self._dispatch(connection):
+                return False
             if frames.error is not None:
                 self._refuse(connection, "broken frames", frames.error)
-                return
-            if connection.in_flight >= limit or connection.clogged:
-                await connection.fewer_than(limit)
+                break
+            if connection.in_flight >= options.in_flight or connection.clogged or frames.partial:
+                return False
+            if len(data) < _CHUNK:
+                return True
+        connection.over = True
+        return False
 
     def _begin(self, connection: Connection, data: bytes) -> Frames | None:
         """Tell the dialect by the first byte; None if it is neither."""
-        dialect: Dialect
         if data[:1].isdigit() or data[:1] == b" ":
-            dialect = nest
+            connection.dialect = nest
         elif data[:1] == b"{":
-            dialect = nestrs
+            connection.dialect = nestrs
         else:
             self._refuse(
                 connection,
@@ -221,63 +222,88 @@ class TcpBridge:
                 "the first byte is neither a frame length (NestJS) nor '{' (nestrs)",
             )
             return None
-        connection.dialect = dialect
-        found: Frames = connection.dialect.frames(self._options.frame_limit)
-        return found
+        connection.frames = connection.dialect.frames(self._options.frame_limit)
+        return connection.frames
 
-    async def _dispatch(self, connection: Connection, bodies: list[bytes]) -> None:
-        """Give every packet of a chunk to its mailbox."""
+    def _dispatch(self, connection: Connection) -> bool:
+        """Give packets to mailboxes up to the first that has to wait; False if one has."""
         if self._version != self._registry.version:
             self._version = self._registry.version
             self._routes.clear()
-        dialect, routes = connection.dialect, self._routes
-        decode = dialect.decode_packet
-        for body in bodies:
+        bodies, routes = connection.bodies, self._routes
+        decode = connection.dialect.decode_packet
+        while bodies:
             try:
-                packet = decode(body)
-            except CodecError:
-                answer = dialect.invalid_request()
-                if answer is None:
-                    raise
-                connection.write(answer)
-                continue
+                packet = decode(bodies[0])
+            except CodecError as error:
+                if self._invalid(connection, error):
+                    continue
+                return False
+            if packet is not None and not packet.id:
+                return False  # events may wait for the dead-letter store
+            bodies.popleft()
             if packet is None:
                 continue
             connection.in_flight += 1
-            if not packet.id:
-                await self._event(connection, packet)
-                continue
-            key = bytes(packet.pattern)
-            target = routes.get(key) or self._find(dialect, key)
-            if target is None:
+            pattern = bytes(packet.pattern)
+            route = routes.get(pattern) or self._find(connection.dialect, pattern)
+            if route is None:
                 self._no_handler(connection, packet)
                 continue
-            handler = target.handler
-            request = Request(connection, bytes(packet.id), handler, handler.route or "")
+            handler, mailbox, payload, name = route
+            request = Request(connection, bytes(packet.id), handler, name)
             try:
-                message = handler.payload.decode(packet.data)
+                message = payload.decode(packet.data)
             except PayloadError as error:
                 request.failed(error)
                 continue
             envelope = Envelope(message, handler, request, request)
-            mailbox = target.cell.mailbox
-            if not mailbox.put(envelope) and not await mailbox.put_wait(envelope):
-                request.released("the actor has ended")
+            if not mailbox.put(envelope):
+                connection.waiting = (mailbox, envelope)
+                return False
+        return True
 
-    def _find(self, dialect: Dialect, pattern: bytes) -> Target | None:
-        route = dialect.route(pattern)
-        if route is None:
+    async def _dispatch_rest(self, connection: Connection) -> None:
+        """Wait for what `_dispatch` may not wait for, until the chunk is done with."""
+        while True:
+            if connection.waiting is not None:
+                (mailbox, envelope), connection.waiting = connection.waiting, None
+                if not await mailbox.put_wait(envelope) and envelope.receipt is not None:
+                    envelope.receipt.released("the actor has ended")
+            elif connection.bodies:
+                packet = connection.dialect.decode_packet(connection.bodies.popleft())
+                if packet is not None:
+                    connection.in_flight += 1
+                    await self._event(connection, packet)
+            if connection.over or self._dispatch(connection):
+                break
+        await connection.fewer_than(self._options.in_flight)
+
+    def _invalid(self, connection: Connection, error: CodecError) -> bool:
+        """A body is no packet: answer and go on, or end the connection, as its dialect does."""
+        answer = connection.dialect.invalid_request()
+        if answer is not None:
+            connection.bodies.popleft()
+            connection.write(answer)
+            return True
+        self._refuse(connection, "packets that are none", str(error))
+        return False
+
+    def _find(self, dialect: Dialect, pattern: bytes) -> _Route | None:
+        name = dialect.route(pattern)
+        if name is None:
             return None
-        target = self._registry.requests.get(route)
+        target = self._registry.requests.get(name)
         if target is None:
             # As in NestJS, a request to an event's pattern runs its (first) handler.
-            targets = self._registry.events.get(route)
+            targets = self._registry.events.get(name)
             if targets is None:
                 return None
             target = targets[0]
+        route = (target.handler, target.cell.mailbox, target.handler.payload, name)
         if len(self._routes) < _ROUTES_KEPT:
-            self._routes[pattern] = target
-        return target
+            self._routes[pattern] = route
+        return route
 
     async def _event(self, connection: Connection, packet: Packet) -> None:
         pattern = bytes(packet.pattern)
@@ -301,6 +327,8 @@ class TcpBridge:
 
     def _refuse(self, connection: Connection, kind: str, why: str) -> None:
         self._complaints.say(kind, f"{connection.peer}: {why}; the connection is closed")
+        connection.bodies.clear()
+        connection.over = True
 
 
 class _EventSettlement:

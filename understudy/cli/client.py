@@ -96,10 +96,28 @@ def _connected(
 
     try:
         trio.run(main)
-    except* RpcError as group:
-        _print(_only(group).error, sys.stderr)
+    except RpcError as error:
+        print(_text(error.error), file=sys.stderr)
         return 1
-    except* (ConnectionLost, RequestTimeout, OSError) as group:
-        print(f"understudy: {_only(group)}", file=sys.stderr)
+    except (ConnectionLost, RequestTimeout) as error:
+        print(f"understudy: {error}", file=sys.stderr)
         return UNREACHABLE
     return 0
+
+
+async def _send(client: "Client", arguments: argparse.Namespace) -> None:
+    answer = await client.send(arguments.pattern, arguments.data, timeout=arguments.timeout)
+    print(_text(answer))
+
+
+async def _emit(client: "Client", arguments: argparse.Namespace) -> None:
+    await client.emit(arguments.pattern, arguments.data)
+
+
+async def _stream(client: "Client", arguments: argparse.Namespace) -> None:
+    async for item in client.stream(arguments.pattern, arguments.data):
+        print(_text(item), flush=True)  # one by one, also into a pipe
+
+
+def _text(value: Any) -> str:
+    return encode(value).decode()

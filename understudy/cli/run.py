@@ -53,15 +53,14 @@ def find_tree(where: str) -> "Supervisor":
     module = _module(module_name)
     trees = [key for key, value in vars(module).items() if isinstance(value, Supervisor)]
     if not hasattr(module, name):
-        near = get_close_matches(name, [*trees, *vars(module)], n=3) or trees
-        hint = f" Did you mean {' or '.join(dict.fromkeys(near))}?" if near else ""
+        near = get_close_matches(name, trees) or get_close_matches(name, vars(module)) or trees
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
         raise DeclarationError(f"the module {module_name!r} has no {name!r}.{hint}")
     tree = getattr(module, name)
     if not isinstance(tree, Supervisor):
-        has = f"It has {', '.join(trees)}." if trees else "Assign one in the module."
-        raise DeclarationError(
-            f"{where} is a {type(tree).__name__}; a Supervisor is needed. {has}"
-        )
+        what = "a class" if isinstance(tree, type) else f"of type {type(tree).__name__}"
+        hint = f"It has {', '.join(trees)}." if trees else "Assign one in the module."
+        raise DeclarationError(f"{where} is {what}, not a Supervisor. {hint}")
     return tree
 
 
@@ -74,8 +73,9 @@ def _module(name: str) -> ModuleType:
     except DeclarationError:
         raise
     except Exception as error:
-        missing = isinstance(error, ModuleNotFoundError) and error.name is not None
-        if missing and f"{name}.".startswith(f"{error.name}."):  # type: ignore[attr-defined]
+        # A module that is missing further down is the fault of the one that was found.
+        missing = error.name if isinstance(error, ModuleNotFoundError) else None
+        if missing is not None and f"{name}.".startswith(f"{missing}."):
             raise DeclarationError(_not_found(name, here)) from error
         traceback.print_exc()
         raise DeclarationError(f"the module {name!r} cannot be imported, see above.") from error

@@ -79,7 +79,7 @@ class Isolated(Ref[A_co]):
     async def event(
         self,
         pattern: Pattern | Callable[..., Any],
-        data: object = None,
+        data: object = b"",
         *,
         message_id: str | None = None,
         headers: dict[str, str] | None = None,
@@ -87,7 +87,7 @@ class Isolated(Ref[A_co]):
     ) -> Delivery:
         """Send an event as a bridge does; returns when it has room in the mailbox.
 
-        `data` goes as JSON, bytes as they are. What becomes of it is in the `Delivery`.
+        `data` goes as JSON, bytes as they are (none: a packet without data). What becomes of it is in the `Delivery`.
         """
         message_id = message_id or self._next_id()
         delivery = Delivery(message_id)
@@ -107,7 +107,7 @@ class Isolated(Ref[A_co]):
     async def request(
         self,
         pattern: Pattern | Callable[..., Any],
-        data: object = None,
+        data: object = b"",
         *,
         message_id: str | None = None,
         headers: dict[str, str] | None = None,
