@@ -131,7 +131,7 @@ class Incarnation:
         if self.ending is not None:
             return
         self.ending = ending
-        self.interrupt = True
+        self.interrupt, self.draining = True, False
         for function in reversed(self._on_fence):
             function()
         self._report(self)

@@ -12,7 +12,7 @@ seconds, then they are cancelled and given back.
 
 import types
 from collections.abc import AsyncGenerator, Generator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 from msgspec import UNSET
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Lanes"]
 
-BURST = 64
+_BURST: Final = range(128)
 """Messages handled before other tasks get their turn."""
 
 
@@ -66,18 +66,18 @@ class Lanes:
         CURRENT.set(hand)
         cell, actor, incarnation = self._cell, self._actor, self._incarnation
         mailbox, sickness = cell.mailbox, cell.sickness
-        queue, senders = mailbox.queue, mailbox.senders
+        queue, senders, take = mailbox.queue, mailbox.senders, mailbox.queue.popleft
         receive: Any = cell.behavior.receive  # senders made sure that it is there if it is needed
         parallel = self._nursery is not None
         while True:
-            left = BURST
-            while queue:
+            for _ in _BURST:
+                if not queue:
+                    break
                 if incarnation.interrupt and (self._crash or not incarnation.draining):
                     return
-                hand.envelope = envelope = queue.popleft()
+                hand.envelope = envelope = take()
                 if senders:
                     mailbox.drained()
-                handler = envelope.handler or receive
                 receipt = envelope.receipt
                 if receipt is not None and (
                     not receipt.open or (sickness.sick and sickness.holds(envelope))
@@ -85,6 +85,7 @@ class Lanes:
                     continue
                 if parallel and (queue or not mailbox.parked):
                     self._share()
+                handler = envelope.handler or receive
                 try:
                     if handler.direct:
                         value = handler.function(actor, envelope.message)
@@ -99,17 +100,14 @@ class Lanes:
                     if self._refused(error, envelope):
                         return
                 else:
-                    if hand.envelope is not envelope:
-                        return  # fenced while it ran: its answer comes too late
                     if receipt is not None:
+                        if hand.envelope is not envelope:
+                            return  # fenced while it ran: its answer comes too late
                         receipt.succeeded(value)
-                    if sickness.crashes and envelope.origin is not None:
-                        self._well(envelope)
-                left -= 1
-                if not left:
-                    break
+                        if sickness.crashes and envelope.origin is not None:
+                            self._well(envelope)
             hand.envelope = NOTHING
-            if not left:
+            if queue:
                 await checkpoint()
             elif incarnation.interrupt:
                 return

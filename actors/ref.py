@@ -53,7 +53,7 @@ _ABSENT: Final = _Absent()
 class Ref(Generic[A_co]):
     """The address of one actor."""
 
-    __slots__ = ("__weakref__", "_behavior", "_mailbox", "_timers", "_undelivered")
+    __slots__ = ("__weakref__", "_behavior", "_mailbox", "_receives", "_timers", "_undelivered")
 
     def __init__(
         self,
@@ -64,6 +64,7 @@ class Ref(Generic[A_co]):
     ) -> None:
         self._mailbox = mailbox
         self._behavior = behavior
+        self._receives = behavior.receive is not None
         self._timers = timers
         self._undelivered = undelivered
 
@@ -85,7 +86,9 @@ class Ref(Generic[A_co]):
     @overload
     def tell(
         self: "Ref[S]",
-        message: Callable[[S, P], object] | Callable[[S, P, MessageContext], object],
+        message: Callable[[S, P], object]
+        | Callable[[S, P, MessageContext], object]
+        | Callable[[S], object],
         data: P,
         /,
     ) -> None: ...
@@ -101,16 +104,14 @@ class Ref(Generic[A_co]):
         Raises `MailboxFull` when there is no room, `NoHandler` and `PayloadError` for
         what the actor can never handle, `Fenced` in what is left of an ended handler.
         """
-        behavior = self._behavior
         handler = None
         if data is not _ABSENT:
-            handler, message = behavior.resolve(message, data, self._mailbox.path)
-        elif behavior.receive is None:
+            handler, message = self._behavior.resolve(message, data, self._mailbox.path)
+        elif not self._receives:
             raise self._no_receive(message)
-        hand = CURRENT.get()
-        origin = hand.envelope.origin
+        origin = CURRENT.get().envelope.origin
         if origin is FENCE:
-            raise hand.refuse()
+            raise CURRENT.get().refuse()
         mailbox = self._mailbox
         queue = mailbox.queue
         if len(queue) >= mailbox.limit:
@@ -125,7 +126,9 @@ class Ref(Generic[A_co]):
     @overload
     async def tell_wait(
         self: "Ref[S]",
-        message: Callable[[S, P], object] | Callable[[S, P, MessageContext], object],
+        message: Callable[[S, P], object]
+        | Callable[[S, P, MessageContext], object]
+        | Callable[[S], object],
         data: P,
         /,
     ) -> None: ...
@@ -143,7 +146,9 @@ class Ref(Generic[A_co]):
     @overload
     async def ask(
         self: "Ref[S]",
-        message: Callable[[S, P], Awaitable[R]] | Callable[[S, P, MessageContext], Awaitable[R]],
+        message: Callable[[S, P], Awaitable[R]]
+        | Callable[[S, P, MessageContext], Awaitable[R]]
+        | Callable[[S], Awaitable[R]],
         data: P,
         /,
         *,
@@ -152,7 +157,7 @@ class Ref(Generic[A_co]):
     @overload
     async def ask(
         self: "Ref[S]",
-        message: Callable[[S, P], R] | Callable[[S, P, MessageContext], R],
+        message: Callable[[S, P], R] | Callable[[S, P, MessageContext], R] | Callable[[S], R],
         data: P,
         /,
         *,
@@ -180,18 +185,23 @@ class Ref(Generic[A_co]):
                     f"{self.path}: {handler.name} streams. Iterate over ref.stream(...) "
                     "instead of awaiting ref.ask(...)."
                 )
-        elif behavior.receive is None:
+        elif not self._receives:
             raise self._no_receive(message)
         hand = CURRENT.get()
         origin = hand.envelope.origin
         if origin is FENCE:
             raise hand.refuse()
         mailbox = self._mailbox
-        reply = _Reply(self, current_task(), trio.current_time() + timeout, timeout)
-        envelope = Envelope(message, handler, reply, origin, reply.deadline)
-        if not mailbox.put(envelope):
-            await self._put_by(envelope, reply.deadline)
         timers = self._timers
+        reply = _Reply(self, current_task(), timers.now() + timeout, timeout)
+        envelope = Envelope(message, handler, reply, origin, reply.deadline)
+        queue = mailbox.queue
+        if len(queue) >= mailbox.limit:
+            await self._put_by(envelope, reply.deadline)
+        else:
+            queue.append(envelope)
+            if mailbox.parked:
+                reschedule(mailbox.parked.pop())
         timers.watch(reply)
         try:
             await wait_task_rescheduled(reply.abandon)
@@ -205,7 +215,8 @@ class Ref(Generic[A_co]):
     def stream(
         self: "Ref[S]",
         message: Callable[[S, P], AsyncIterator[R]]
-        | Callable[[S, P, MessageContext], AsyncIterator[R]],
+        | Callable[[S, P, MessageContext], AsyncIterator[R]]
+        | Callable[[S], AsyncIterator[R]],
         data: P,
         /,
     ) -> AsyncIterator[R]: ...
@@ -235,32 +246,28 @@ class Ref(Generic[A_co]):
         raise self._mailbox.full()
 
 
-class _Reply:
-    """The receipt of an ask: resumes the task that asked, once."""
+class _Reply(msgspec.Struct, gc=False, eq=False):
+    """The receipt of an ask: resumes the task that asked, once.
 
-    __slots__ = ("deadline", "error", "ref", "task", "timeout", "value")
+    A struct for the reason given at `Envelope`; `task` is let go of with the answer, so
+    that no cycle is left behind.
+    """
 
-    def __init__(
-        self, ref: Ref[Any], task: trio.lowlevel.Task, deadline: float, timeout: float
-    ) -> None:
-        self.ref = ref
-        self.task: trio.lowlevel.Task | None = task
-        self.deadline = deadline
-        self.timeout = timeout
-        self.value: Any = None
-        self.error: BaseException | None = None
-
-    @property
-    def open(self) -> bool:
-        return self.task is not None
+    ref: Any
+    task: Any
+    deadline: float
+    timeout: float
+    open: bool = True
+    value: Any = None
+    error: BaseException | None = None
 
     def succeeded(self, value: Any) -> None:
-        task = self.task
-        if task is None:
+        if not self.open:
             self.ref._undelivered(value, "its asker does not wait any more")
             return
-        self.task = None
         self.value = value
+        self.open = False
+        task, self.task = self.task, None
         reschedule(task)
 
     async def ready(self) -> None:
@@ -270,8 +277,9 @@ class _Reply:
         """Never called; see `ready`."""
 
     def failed(self, error: BaseException) -> None:
-        if self.task is not None:
+        if self.open:
             self.error = error
+            self.open = False
             task, self.task = self.task, None
             reschedule(task)
 
@@ -287,6 +295,7 @@ class _Reply:
         self.failed(AskTimeout(self.ref.path, self.timeout))
 
     def abandon(self, _: RaiseCancelT) -> Abort:
+        self.open = False
         self.task = None
         return Abort.SUCCEEDED
 

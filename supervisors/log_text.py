@@ -33,6 +33,7 @@ from ..actors.lifecycle import (
 )
 
 __all__ = [
+    "NOBODY",
     "ExceptionInfo",
     "Line",
     "chain_of",
@@ -47,6 +48,9 @@ __all__ = [
 ]
 
 ExceptionInfo: TypeAlias = tuple[type[BaseException], BaseException, TracebackType | None]
+
+NOBODY: Final = "(no actor)"
+"""Stands for the path where no actor handles a pattern."""
 
 _LONGEST: Final = 300
 _LOGIN_IN_URL: Final = re.compile(r"://[^/@\s\"']{1,256}@")
@@ -252,7 +256,7 @@ def _recovered(notice: Recovered) -> Line:
 
 
 def _dead_lettered(notice: DeadLettered) -> Line:
-    who = notice.path or "nobody's event"
+    who = notice.path or NOBODY
     attempts = f"{notice.reason} after {_count(notice.attempts, 'attempt')}"
     text = f"{who}: {notice.pattern} became dead letter {notice.id} ({attempts})"
     return Line(logging.WARNING, text, "dead letters")

@@ -24,7 +24,7 @@ import trio
 from ..actors.errors import DeclarationError
 from ..actors.lifecycle import Bus, Notice
 from ..actors.timers import Timer, Timers
-from .log_text import Line, fields_of, line_of, printable, seconds, without_logins
+from .log_text import NOBODY, Line, fields_of, line_of, printable, seconds, without_logins
 
 __all__ = ["LOGGER", "LogFormat", "RateLimit", "configure", "log_lifecycle"]
 
@@ -79,7 +79,7 @@ class _Count:
     held: int = 0
 
 
-@attrs.frozen
+@attrs.define
 class RateLimit:
     """Says of each line whether to write it; pure, with the time as an argument.
 
@@ -91,12 +91,13 @@ class RateLimit:
     pause: float = PAUSE
     _counts: dict[Hashable, _Count] = attrs.field(factory=dict, init=False)
     _held: dict[Hashable, _Count] = attrs.field(factory=dict, init=False)
+    _many: int = attrs.field(default=_MANY_KEYS, init=False)
 
     def admits(self, key: Hashable, now: float) -> bool:
         """Whether to write a line of this key; if not, it has been counted."""
         count = self._counts.get(key)
         if count is None:
-            if len(self._counts) >= _MANY_KEYS:
+            if len(self._counts) >= self._many:
                 self._forget(now)
             count = self._counts[key] = _Count(now)
         if count.held:
@@ -129,6 +130,8 @@ class RateLimit:
         idle = [k for k, c in self._counts.items() if not c.held and now - c.since >= 1]
         for key in idle:
             del self._counts[key]
+        # Doubled, so that looking at all of them costs each new one little.
+        self._many = max(_MANY_KEYS, 2 * len(self._counts))
 
 
 class _LifecycleLog:
@@ -159,7 +162,7 @@ class _LifecycleLog:
     def _report(self, now: float, *, end: bool = False) -> None:
         for key, held, during in self._limit.due(now, end=end):
             path, plural, level = cast(tuple[str, str, int], key)
-            text = f"{path}: … and {held} more {plural} in {seconds(during)}"
+            text = f"{path or NOBODY}: … and {held} more {plural} in {seconds(during)}"
             fields = {"notice": "HeldBack", "path": path, "count": held, "seconds": during}
             _write(Line(level, text, plural), fields)
 

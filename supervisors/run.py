@@ -85,9 +85,9 @@ def run(
         failure, cut_short = _Service(system, drain).run()
     except DeclarationError as error:
         failure, cut_short = error, False
+    if isinstance(failure, SystemExit):
+        raise failure
     code = _exit_code(failure, cut_short)
-    if code is None:
-        raise cast(BaseException, failure)
     if code == WRONG:
         LOGGER.critical("%s cannot run: %s", name, explain(cast(BaseException, failure)))
     elif code == FAILED:
@@ -278,12 +278,11 @@ def _store(dead_letters: str | Path | DeadLetterStore | None) -> DeadLetterStore
     return SQLiteStore(path)
 
 
-def _exit_code(failure: BaseException | None, cut_short: bool) -> int | None:
-    """The exit code for an outcome; None when the failure itself ends the process."""
+def _exit_code(failure: BaseException | None, cut_short: bool) -> int:
     if failure is None:
         return 0
-    if isinstance(failure, SystemExit | KeyboardInterrupt):
-        return None
+    if isinstance(failure, KeyboardInterrupt):
+        return 128 + signal.SIGINT
     if cut_short:
         return CUT_SHORT
     wrong = any(isinstance(cause, DeclarationError) for cause in chain_of(failure))

@@ -51,6 +51,7 @@ class DeadLetterOffice:
         self._idle = trio.Event()
         self._idle.set()
         self._look = trio.Event()
+        self._trouble: str | None = None
 
     def new_id(self) -> str:
         return new_id(time.time(), self._random)
@@ -100,9 +101,10 @@ class DeadLetterOffice:
         try:
             await self.store.finish_replay(id, replayed=replayed, note=note)
         except OSError as error:
-            self.alarmed(str(error))
+            self._trouble_with_replays(str(error))
             await trio.sleep(STORE_PAUSE)
         else:
+            self._trouble_with_replays(None)
             self._finished.popleft()
 
     async def flush(self) -> None:
@@ -123,7 +125,9 @@ class DeadLetterOffice:
                 letters = await self.store.take_replays()
             except OSError as error:  # a locked file, a failing disk: the next look may do
                 letters = ()
-                self.alarmed(str(error))
+                self._trouble_with_replays(str(error))
+            else:
+                self._trouble_with_replays(None)
             for letter in letters:
                 await deliver(letter)
             with trio.move_on_after(poll):
@@ -135,6 +139,11 @@ class DeadLetterOffice:
         count = await self.store.request_replay(ids)
         self._look.set()
         return count
+
+    def _trouble_with_replays(self, trouble: str | None) -> None:
+        if (trouble is None) is not (self._trouble is None):
+            self.alarmed(trouble)
+        self._trouble = trouble
 
     def _busy(self) -> None:
         if self._idle.is_set():

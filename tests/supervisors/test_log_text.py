@@ -115,6 +115,10 @@ def _restarting(**changes: Any) -> Restarting:
             "WARNING shop/orders: orders.paid became dead letter 01a1 (crashed after 5 attempts)",
         ),
         (
+            DeadLettered(path="", id="01a1", pattern="lost", reason="no handler", attempts=1),
+            "WARNING (no actor): lost became dead letter 01a1 (no handler after 1 attempt)",
+        ),
+        (
             Undelivered(**ORDERS, why="it has ended", message="Add"),
             "WARNING shop/orders did not get a message (Add): it has ended",
         ),

@@ -47,6 +47,8 @@ class Till(Actor[str]):
                 raise ValueError("boom")
             case "exit":
                 raise SystemExit(3)
+            case "interrupt":
+                raise KeyboardInterrupt
             case "block":
                 time.sleep(60)
             case "shield":
@@ -176,10 +178,14 @@ def test_a_tree_that_survives_its_cancellation_is_left_behind(start: Start, what
     assert "the tree has not ended; the process ends without it, exit code 75" in log
 
 
-def test_a_handler_may_end_the_process_with_its_own_code(start: Start) -> None:
-    code, log = start('run(tree("exit"), logs="text")').ended()
+@pytest.mark.parametrize(("what", "expected"), [("exit", 3), ("interrupt", 130)])
+def test_a_handler_may_end_the_process_with_its_own_code(
+    start: Start, what: str, expected: int
+) -> None:
+    code, log = start(f'run(tree("{what}"), logs="text")').ended()
 
-    assert code == 3
+    assert code == expected
+    assert log.count("Traceback") == 0
     assert "shop has ended: a handler ended the process" in log
 
 

@@ -33,6 +33,7 @@ __all__ = [
     "event",
     "failure",
     "frame",
+    "framed_value",
     "frames",
     "invalid_request",
     "item",

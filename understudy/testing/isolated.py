@@ -87,7 +87,8 @@ class Isolated(Ref[A_co]):
     ) -> Delivery:
         """Send an event as a bridge does; returns when it has room in the mailbox.
 
-        `data` goes as JSON, bytes as they are (none: a packet without data). What becomes of it is in the `Delivery`.
+        `data` goes as JSON, bytes as they are (none at all: a packet without data). What
+        becomes of it is in the `Delivery`.
         """
         message_id = message_id or self._next_id()
         delivery = Delivery(message_id)
