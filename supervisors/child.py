@@ -224,7 +224,7 @@ class Supervisor(ChildSpec):
         backoff: Backoff | None = Backoff(),
         significant: bool = False,
     ) -> None:
-        self.__attrs_init__(
+        self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue]
             name=checked_name(name),
             children=tuple(children),
             strategy=strategy,

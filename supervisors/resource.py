@@ -43,11 +43,11 @@ def resource(
     `needs("pool")` injects. A start that fails is tried again with `backoff` and
     counts against nobody: what it connects to may just be away.
     """
-    name = name or getattr(factory, "__name__", type(factory).__name__).lower()
+    called: str = name or getattr(factory, "__name__", type(factory).__name__).lower()
     return ResourceSpec(
         factory=factory,
         arguments=arguments,
-        name=checked_name(name),
+        name=checked_name(called),
         shutdown=shutdown,
         start_timeout=math.inf,
         backoff=backoff,

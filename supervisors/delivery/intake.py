@@ -37,6 +37,7 @@ class IntakeServices(CellServices, Protocol):
     @property
     def intake(self) -> "Intake":
         """The intake itself, for bridges."""
+        ...
 
 
 @attrs.frozen(kw_only=True)

@@ -1,7 +1,7 @@
 """Resources: async context managers that are entered, offered and left as children."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import pytest
 import trio
@@ -129,14 +129,14 @@ async def test_a_resource_that_does_not_run_offers_nothing(
 
 
 async def test_a_resource_is_given_what_it_needs(database: Database, clock: MockClock) -> None:
-    Factory = Callable[[str], AbstractAsyncContextManager[str]]
-
     @asynccontextmanager
     async def repository(connection: str) -> AsyncIterator[str]:
         yield f"repository on {connection}"
 
-    factory: Factory = repository
-    children = [resource(database.connect, name="db"), resource(factory, needs("db"), name="repo")]
+    children = [
+        resource(database.connect, name="db"),
+        resource(repository, needs("db"), name="repo"),
+    ]
 
     async with running(Supervisor("top", children)) as system:
         assert system.offer("repo") == "repository on connection 1"

@@ -367,9 +367,10 @@ async def test_leaving_the_block_stops_after_the_mail_that_waits(
 async def test_a_cancellation_from_outside_stops_in_order_and_counts_nothing(
     told: list[str], clock: MockClock
 ) -> None:
+    seen: list[Notice] = []
     with trio.CancelScope() as scope:
         async with running(Supervisor("top", workers(told), max_restarts=0)) as system:
-            seen = watched(system)
+            system.bus.subscribe(seen.append)
             system.ref("a").tell(Work(1))
             await settled()
             scope.cancel()
@@ -397,9 +398,10 @@ async def test_a_cancellation_while_it_stops_already_hurries(
 ) -> None:
     inner = Supervisor("inner", workers(told, shutdown=3600))
 
+    seen: list[Notice] = []
     with trio.move_on_after(10):
         async with running(Supervisor("top", [inner])) as system:
-            seen = watched(system)
+            system.bus.subscribe(seen.append)
             for name in ("a", "b"):
                 system.ref(name).tell(Work(1000))
             await settled()

@@ -140,7 +140,7 @@ async def an_actor_knows_its_reference(archive: Archive) -> None:
     assert_type(archive.ref, Ref[Archive])
 
 
-async def testing() -> None:
+async def isolated_actors() -> None:
     async with isolated(Orders) as orders:
         assert_type(orders, Isolated[Orders])
         assert_type(await orders.ask(Orders.find, FindOrder(7)), Order)

@@ -9,10 +9,11 @@ costs one look-up in a module:
     dialect: Dialect = nest
 """
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ...actors.pattern import Pattern
-from .packet import Answer, Packet
+from .packet import Answer, Packet, TypedPacket
 
 __all__ = ["Dialect", "Frames"]
 
@@ -53,6 +54,14 @@ class Dialect(Protocol):
 
     def framed_value(self, raw_id: bytes, value_json: bytes, /) -> bytes:
         """`frame(value(...))`, as fast as it can be had."""
+        ...
+
+    def beginning(self, pattern: bytes, /) -> bytes | None:
+        """How requests with this pattern usually begin; None if that is not known."""
+        ...
+
+    def typed_decoder(self, annotation: Any, /) -> Callable[[bytes], TypedPacket] | None:
+        """Reads requests of a known pattern in one pass; raises for any other body."""
         ...
 
     def route(self, pattern: bytes, /) -> str | None:

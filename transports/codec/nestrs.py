@@ -26,6 +26,7 @@ __all__ = [
     "CodecError",
     "LineFrames",
     "Packet",
+    "beginning",
     "decode_answer",
     "decode_packet",
     "end",
@@ -42,6 +43,7 @@ __all__ = [
     "request",
     "route",
     "streams",
+    "typed_decoder",
     "value",
 ]
 
@@ -141,6 +143,14 @@ _decode_text: Final = msgspec.json.Decoder(str).decode
 def framed_value(raw_id: bytes, value_json: bytes) -> bytes:
     """`frame(value(raw_id, value_json))`."""
     return frame(value(raw_id, value_json))
+
+
+def beginning(pattern: bytes) -> None:
+    """There is no usual beginning to know a line by."""
+
+
+def typed_decoder(annotation: Any) -> None:
+    """Lines are always parsed by `decode_packet`."""
 
 
 def decode_packet(body: bytes) -> Packet:

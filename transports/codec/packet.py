@@ -7,12 +7,12 @@ Invariant: the parts of a packet are whole JSON values, except that what was nes
 too deep to be parsed is only known to be bracketed; whoever decodes it will refuse it.
 """
 
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-__all__ = ["ABSENT", "Answer", "Packet"]
+__all__ = ["ABSENT", "Answer", "Packet", "TypedPacket"]
 
 ABSENT: Final = Raw(b"")
 """A member that the packet does not have; false in a condition."""
@@ -27,6 +27,13 @@ class Packet(msgspec.Struct, gc=False):
     pattern: Raw = ABSENT
     data: Raw = ABSENT
     id: Raw = ABSENT
+
+
+class TypedPacket(Protocol):
+    """A request whose data was read together with it."""
+
+    data: Any
+    id: Raw
 
 
 class Answer(msgspec.Struct, gc=False):

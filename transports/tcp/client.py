@@ -9,27 +9,19 @@ again in the background, and new calls wait for that within their timeouts.
 import errno
 import os
 import socket
-from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from random import Random
 from typing import TYPE_CHECKING, Final
 
 import trio
-from msgspec import UNSET, UnsetType
-from trio.lowlevel import (
-    Abort,
-    RaiseCancelT,
-    current_task,
-    reschedule,
-    wait_readable,
-    wait_task_rescheduled,
-)
+from trio.lowlevel import wait_readable
 
-from ...actors.errors import ConnectionLost, RequestTimeout, RpcError
+from ...actors.errors import ConnectionLost
 from ...actors.pattern import Pattern
 from ...actors.timers import Timers
 from ...supervisors.strategy import Backoff
+from ..calls import Call, StreamCall
 from ..client import Client
 from ..codec import nest, nestrs
 from ..codec.dialect import Dialect
@@ -74,7 +66,7 @@ class TcpClient(Client):
     async def _call(self, pattern: Pattern, data: bytes, timeout: float) -> bytes:
         raw_id = self._new_id()
         body = self.dialect.request(self.dialect.pattern_json(pattern), data, raw_id)
-        call = _Call(self, pattern, trio.current_time() + timeout, timeout)
+        call = Call(self.where, pattern, trio.current_time() + timeout, timeout)
         line = self._line()
         if not line.ready or line.queued > _WRITE_LIMIT:
             await line.wait_ready(call)
@@ -93,7 +85,7 @@ class TcpClient(Client):
         line = self._line()
         if not line.ready:
             limit = self._options.connect_timeout
-            await line.wait_ready(_Call(self, pattern, trio.current_time() + limit, limit))
+            await line.wait_ready(Call(self.where, pattern, trio.current_time() + limit, limit))
         body = self.dialect.event(self.dialect.pattern_json(pattern, event=True), data)
         line.write(body)
         await line.written()
@@ -102,7 +94,7 @@ class TcpClient(Client):
         raw_id = self._new_id()
         body = self.dialect.request(self.dialect.pattern_json(pattern), data, raw_id)
         limit = self._options.connect_timeout
-        stream = _StreamCall(self, pattern, trio.current_time() + limit, limit)
+        stream = StreamCall(self.where, pattern, trio.current_time() + limit, limit)
         line = self._line()
         if not line.ready:
             await line.wait_ready(stream)
@@ -134,76 +126,6 @@ class TcpClient(Client):
         return b'"%b%x"' % (self._prefix.encode(), self._calls)
 
 
-class _Call:
-    """One request that waits for its answer."""
-
-    __slots__ = ("deadline", "error", "owner", "pattern", "task", "timeout", "value")
-
-    def __init__(self, owner: TcpClient, pattern: Pattern, deadline: float, timeout: float) -> None:
-        self.owner = owner
-        self.pattern = pattern
-        self.deadline = deadline
-        self.timeout = timeout
-        self.task: trio.lowlevel.Task | None = None
-        self.value = b""
-        self.error: Exception | None = None
-
-    async def wait(self) -> None:
-        """Wait for the end; at most one task, and only while nothing has come yet."""
-        self.task = current_task()
-        await wait_task_rescheduled(self._leave)
-
-    def take(self, answer: Answer) -> bool:
-        """An answer came; True if it was the last one."""
-        if answer.error is not UNSET:
-            self.fail(RpcError(answer.error))
-            return True
-        if not isinstance(answer.value, UnsetType):
-            # Only the first value is the answer; what follows it (a stream's rest) is dropped.
-            self.value = bytes(answer.value)
-        elif not answer.done:
-            return False
-        self._wake()
-        return True
-
-    def fail(self, error: Exception) -> None:
-        self.error = error
-        self._wake()
-
-    def expire(self) -> None:
-        self.fail(RequestTimeout(self.owner.where, self.pattern, self.timeout))
-
-    def _wake(self) -> None:
-        if self.task is not None:
-            task, self.task = self.task, None
-            reschedule(task)
-
-    def _leave(self, _: RaiseCancelT) -> Abort:
-        self.task = None
-        return Abort.SUCCEEDED
-
-
-class _StreamCall(_Call):
-    """One request whose answers are iterated over."""
-
-    __slots__ = ("done", "items")
-
-    def __init__(self, owner: TcpClient, pattern: Pattern, deadline: float, timeout: float) -> None:
-        super().__init__(owner, pattern, deadline, timeout)
-        self.items: deque[bytes] = deque()
-        self.done = False
-
-    def take(self, answer: Answer) -> bool:
-        if answer.error is not UNSET:
-            self.fail(RpcError(answer.error))
-            return True
-        if not isinstance(answer.value, UnsetType):
-            self.items.append(bytes(answer.value))
-        self.done = answer.done
-        self._wake()
-        return self.done
-
-
 class _Line:
     """One connection of the pool, across reconnects."""
 
@@ -212,7 +134,7 @@ class _Line:
         self._client = client
         self._options = client._options
         self._number = number
-        self._calls: dict[str, _Call] = {}
+        self._calls: dict[str, Call] = {}
         self._out: list[bytes] = []
         self.queued = 0
         self._sock: socket.socket | None = None
@@ -246,7 +168,7 @@ class _Line:
             await self.written()
         self._lost("the client was closed")
 
-    async def wait_ready(self, call: _Call) -> None:
+    async def wait_ready(self, call: Call) -> None:
         """Wait for the connection, and for room in it, at most until the call's deadline."""
         with trio.move_on_at(call.deadline):
             while (not self.ready or self.queued > _WRITE_LIMIT) and not self._closing:
@@ -256,7 +178,7 @@ class _Line:
             why += f"; gave up on {call.pattern!r} after {call.timeout:g} s"
             raise ConnectionLost(self._client.where, why, sent=False)
 
-    def send(self, body: bytes, raw_id: bytes, call: _Call) -> None:
+    def send(self, body: bytes, raw_id: bytes, call: Call) -> None:
         self._calls[raw_id[1:-1].decode()] = call
         self.write(body)
 

@@ -7,7 +7,7 @@ them would cost more than the answers (benchmarks/tcp.py).
 
 import socket
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -21,13 +21,27 @@ from ...actors.envelope import Envelope
 from ...actors.errors import PayloadError, Retry, RpcError
 from ...actors.mailbox import Mailbox
 from ..codec.dialect import Dialect, Frames
+from ..codec.packet import TypedPacket
 from ..complaints import Complaints
 from .poller import Poller
 
-__all__ = ["Connection", "Flusher", "Request"]
+__all__ = ["Connection", "Flusher", "Request", "Route"]
 
 _INTERNAL: Final = "Internal server error"
 _UNAVAILABLE: Final = {"status": 503, "message": "Service unavailable"}
+
+
+class Route(msgspec.Struct, gc=False, eq=False):
+    """Where requests of one pattern go.
+
+    `decode` reads a whole request whose body starts with `beginning` (empty: none does).
+    """
+
+    handler: Handler
+    mailbox: Mailbox
+    name: str
+    beginning: bytes
+    decode: Callable[[bytes], TypedPacket]
 
 
 class Flusher:
@@ -77,6 +91,7 @@ class Connection:
         self.dialect: Dialect
         self.frames: Frames | None = None
         self.bodies: deque[bytes] = deque()
+        self.latest: Route | None = None
         self.waiting: tuple[Mailbox, Envelope] | None = None
         self.over = False
         self.in_flight = 0

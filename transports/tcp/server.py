@@ -7,17 +7,14 @@ peer is slowed down by TCP itself. The first byte tells the dialect.
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import attrs
 import trio
 
-from ...actors.behavior import Handler
 from ...actors.envelope import Envelope
 from ...actors.errors import PayloadError
 from ...actors.incarnation import Incarnation
-from ...actors.mailbox import Mailbox
-from ...actors.payload import Payload
 from ...supervisors.child import Wiring
 from ...supervisors.delivery.intake import Inbound
 from ..codec import nest, nestrs
@@ -25,7 +22,7 @@ from ..codec.dialect import Dialect, Frames
 from ..codec.errors import CodecError
 from ..codec.packet import Packet
 from ..complaints import Complaints
-from .connection import Connection, Flusher, Request
+from .connection import Connection, Flusher, Request, Route
 from .poller import Poller
 
 if TYPE_CHECKING:
@@ -35,7 +32,6 @@ __all__ = ["TcpBridge", "TcpStatistics"]
 
 _CHUNK: Final = 64 * 1024
 _ROUTES_KEPT: Final = 1024
-_Route: TypeAlias = tuple[Handler, Mailbox, Payload, str]
 _OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
@@ -58,7 +54,7 @@ class TcpBridge:
         self._registry = wiring.services.registry
         self._intake = wiring.services.intake
         self._connections: set[Connection] = set()
-        self._routes: dict[bytes, _Route] = {}
+        self._routes: dict[bytes, Route] = {}
         self._version = -1
         self._accepted = 0
         self._events = 0
@@ -230,38 +226,64 @@ class TcpBridge:
         if self._version != self._registry.version:
             self._version = self._registry.version
             self._routes.clear()
-        bodies, routes = connection.bodies, self._routes
-        decode = connection.dialect.decode_packet
+            for each in self._connections:
+                each.latest = None
+        bodies, latest = connection.bodies, connection.latest
         while bodies:
-            try:
-                packet = decode(bodies[0])
-            except CodecError as error:
-                if self._invalid(connection, error):
+            body = bodies[0]
+            # Most requests are like the one before: guess, and read them in one pass.
+            if latest is None or not body.startswith(latest.beginning) or not body.isascii():
+                if self._dispatch_unlike(connection):
+                    latest = connection.latest
                     continue
                 return False
-            if packet is not None and not packet.id:
-                return False  # events may wait for the dead-letter store
-            bodies.popleft()
-            if packet is None:
-                continue
-            connection.in_flight += 1
-            pattern = bytes(packet.pattern)
-            route = routes.get(pattern) or self._find(connection.dialect, pattern)
-            if route is None:
-                self._no_handler(connection, packet)
-                continue
-            handler, mailbox, payload, name = route
-            request = Request(connection, bytes(packet.id), handler, name)
             try:
-                message = payload.decode(packet.data)
-            except PayloadError as error:
-                request.failed(error)
-                continue
-            envelope = Envelope(message, handler, request, request)
-            if not mailbox.put(envelope):
-                connection.waiting = (mailbox, envelope)
+                packet = latest.decode(body)
+            except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
+                if self._dispatch_unlike(connection):
+                    continue
+                return False
+            bodies.popleft()
+            connection.in_flight += 1
+            handler = latest.handler
+            request = Request(connection, bytes(packet.id), handler, latest.name)
+            envelope = Envelope(packet.data, handler, request, request)
+            if not latest.mailbox.put(envelope):
+                connection.waiting = (latest.mailbox, envelope)
                 return False
         return True
+
+    def _dispatch_unlike(self, connection: Connection) -> bool:
+        """Give the next packet, whatever it is, to its mailbox; False if that has to wait."""
+        dialect, bodies = connection.dialect, connection.bodies
+        try:
+            packet = dialect.decode_packet(bodies[0])
+        except CodecError as error:
+            return self._invalid(connection, error)
+        if packet is not None and not packet.id:
+            return False  # events may wait for the dead-letter store
+        bodies.popleft()
+        if packet is None:
+            return True
+        connection.in_flight += 1
+        pattern = bytes(packet.pattern)
+        route = self._routes.get(pattern) or self._find(dialect, pattern)
+        if route is None:
+            self._no_handler(connection, packet)
+            return True
+        request = Request(connection, bytes(packet.id), route.handler, route.name)
+        try:
+            message = route.handler.payload.decode(packet.data)
+        except PayloadError as error:
+            request.failed(error)
+            return True
+        if route.beginning:
+            connection.latest = route
+        envelope = Envelope(message, route.handler, request, request)
+        if route.mailbox.put(envelope):
+            return True
+        connection.waiting = (route.mailbox, envelope)
+        return False
 
     async def _dispatch_rest(self, connection: Connection) -> None:
         """Wait for what `_dispatch` may not wait for, until the chunk is done with."""
@@ -289,7 +311,7 @@ class TcpBridge:
         self._refuse(connection, "packets that are none", str(error))
         return False
 
-    def _find(self, dialect: Dialect, pattern: bytes) -> _Route | None:
+    def _find(self, dialect: Dialect, pattern: bytes) -> Route | None:
         name = dialect.route(pattern)
         if name is None:
             return None
@@ -300,7 +322,10 @@ class TcpBridge:
             if targets is None:
                 return None
             target = targets[0]
-        route = (target.handler, target.cell.mailbox, target.handler.payload, name)
+        handler = target.handler
+        beginning = dialect.beginning(pattern) if handler.payload.fast else None
+        decode = dialect.typed_decoder(handler.payload.annotation) if beginning else None
+        route = Route(handler, target.cell.mailbox, name, beginning or b"", decode or _refuse)
         if len(self._routes) < _ROUTES_KEPT:
             self._routes[pattern] = route
         return route
@@ -329,6 +354,11 @@ class TcpBridge:
         self._complaints.say(kind, f"{connection.peer}: {why}; the connection is closed")
         connection.bodies.clear()
         connection.over = True
+
+
+def _refuse(_: bytes) -> NoReturn:
+    """Stands where a route has no typed decoder; never called, for it has no beginning."""
+    raise ValueError
 
 
 class _EventSettlement:
