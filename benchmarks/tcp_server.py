@@ -6,19 +6,11 @@ safe is on, as always.
 """
 
 import sys
-from datetime import datetime
-from uuid import UUID
 
 import trio
 from attrs import define
 
 from understudy import Actor, Supervisor, child, message_pattern, running, serve
-
-
-@define
-class Customer:
-    name: str
-    email: str
 
 
 @define
@@ -30,16 +22,16 @@ class Item:
 
 @define
 class Order:
-    id: UUID
-    customer: Customer
+    id: int
+    customer: str
     items: list[Item]
     note: str | None
-    placed_at: datetime
+    express: bool
 
 
 @define
 class Placed:
-    id: UUID
+    id: int
     total: float
     lines: int
 

@@ -45,7 +45,7 @@ class TcpClient(Client):
 
     def __init__(self, host: str, port: int, options: "TcpClientOptions") -> None:
         self._host, self._port, self._options = host, port, options
-        self.where = f"tcp://{host}:{port}"
+        self.where = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         self.dialect = _DIALECTS[options.dialect]
         self.timers = Timers()
         # Ids only have to differ on one connection; where they start tells clients apart in logs.
@@ -137,6 +137,7 @@ class _Line:
         self._calls: dict[str, Call] = {}
         self._out: list[bytes] = []
         self.queued = 0
+        self._sent = 0
         self._sock: socket.socket | None = None
         self._why = "not connected yet"
         self._closing = False
@@ -193,8 +194,10 @@ class _Line:
 
     async def written(self) -> None:
         """Wait until what is queued is on its way; raises `ConnectionLost` if it will not be."""
-        while self.queued:
-            if not self.ready:
+        # Not until nothing is queued: others may go on queueing for ever.
+        sock, end = self._sock, self._sent + self.queued
+        while self._sent < end:
+            if self._sock is not sock:
                 raise ConnectionLost(self._client.where, self._why)
             await self._change()
 
@@ -204,6 +207,8 @@ class _Line:
         while True:
             await self._use(sock)
             while True:
+                if self._closing:
+                    return
                 failures += 1
                 # The first failure in a row is tried again at once, as in `Backoff`.
                 await trio.sleep(self._backoff.delay(failures, self._random))
@@ -241,9 +246,10 @@ class _Line:
                 nursery.start_soon(self._write, sock)
                 why = await self._read(sock)
                 nursery.cancel_scope.cancel()
-            self._lost(why)
-        finally:
+        except BaseException:
             self._lost("the client was closed")
+            raise
+        self._lost("the client was closed" if self._closing else why)
 
     async def _read(self, sock: socket.socket) -> str:
         """Hand out answers until the connection ends; returns why it did."""
@@ -283,6 +289,7 @@ class _Line:
                     self._out.clear()
                     await _send_all(sock, data)
                     self.queued -= len(data)
+                    self._sent += len(data)
                     self._tell()
                 self._wake_writer = trio.Event()
                 await self._wake_writer.wait()

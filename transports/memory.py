@@ -1,0 +1,560 @@
+"""Memory: a service and its clients in one trio run, with the packets and promises of TCP.
+
+Promise: a request that was read is answered, or its client learns that the service is
+gone. An event is never lost while the run lasts: what the service had not finished when
+it ended waits for the next one of the same name, which gets it as redelivered.
+
+Packets are NestJS's, as bytes, so that payloads are encoded and decoded as they are
+on a wire; there are no sockets, so virtual time holds. Names belong to one trio run:
+two runs never meet.
+"""
+
+from collections import deque
+from collections.abc import AsyncGenerator, Mapping
+from types import SimpleNamespace
+from typing import Any, Final, cast
+
+import attrs
+import trio
+from attrs.validators import ge, gt
+from trio.lowlevel import RunVar
+
+from ..actors.envelope import Envelope
+from ..actors.errors import ConnectionLost, DeclarationError, PayloadError
+from ..actors.incarnation import Incarnation
+from ..actors.pattern import Pattern
+from ..actors.timers import Timers
+from ..supervisors.child import Wiring
+from ..supervisors.delivery.intake import Inbound
+from ..supervisors.registry import Target
+from .calls import Call, StreamCall
+from .client import Client
+from .codec import nest
+from .codec.dialect import Dialect
+from .codec.packet import Packet
+from .complaints import Complaints
+from .options import parse_options, parse_url, shown
+from .tcp.connection import Connection, Request
+
+__all__ = [
+    "MemoryBridge",
+    "MemoryClient",
+    "MemoryClientOptions",
+    "MemoryOptions",
+    "MemoryStatistics",
+    "bridge",
+    "check",
+    "client",
+]
+
+
+@attrs.frozen(kw_only=True)
+class MemoryOptions:
+    """Options of a memory bridge.
+
+    A client may have `in_flight` messages that are not finished, and `queue` more that
+    wait to be read; then it waits itself.
+    """
+
+    in_flight: int = attrs.field(default=1024, validator=gt(0))
+    queue: int = attrs.field(default=1024, validator=gt(0))
+
+
+@attrs.frozen(kw_only=True)
+class MemoryClientOptions:
+    """Options of a memory client. Times in seconds.
+
+    A service that is not there yet is waited for `patience` seconds at first, and
+    later for `connect_timeout`, or a call's own timeout. A stream may be `credit`
+    items ahead of its reader.
+    """
+
+    patience: float = attrs.field(default=0.0, validator=ge(0))
+    connect_timeout: float = attrs.field(default=5.0, validator=gt(0))
+    credit: int = attrs.field(default=16, validator=gt(0))
+
+
+@attrs.frozen
+class MemoryStatistics:
+    """A reading of one bridge; `refused` counts by reason."""
+
+    clients: int
+    accepted: int
+    in_flight: int
+    refused: dict[str, int]
+
+
+def check(url: str, options: Mapping[str, Any], *, serving: bool) -> None:
+    """Raise `DeclarationError` for a URL or options that can never work."""
+    if not _name(url):
+        raise DeclarationError(f"{shown(url)} has no name; one looks like memory://orders.")
+    parse_options(MemoryOptions if serving else MemoryClientOptions, url, options)
+
+
+def bridge(url: str, options: Mapping[str, Any], wiring: Wiring) -> "MemoryBridge":
+    """The service of a name in this run."""
+    return MemoryBridge(_name(url), parse_options(MemoryOptions, url, options), wiring)
+
+
+def client(url: str, options: Mapping[str, Any]) -> "MemoryClient":
+    """A client, not yet connected."""
+    return MemoryClient(_name(url), parse_options(MemoryClientOptions, url, options))
+
+
+class MemoryBridge:
+    """Serves one name; a `Runnable` for its supervisor."""
+
+    def __init__(self, name: str, options: MemoryOptions, wiring: Wiring) -> None:
+        self._name, self._options = name, options
+        self._path = wiring.path
+        self._registry = wiring.services.registry
+        self._intake = wiring.services.intake
+        self._complaints = Complaints("understudy.transports.memory", wiring.path)
+        self._links: set[_Link] = set()
+        self._accepted = 0
+        self._hub: _Hub
+        self._incarnation: Incarnation
+        self._nursery: trio.Nursery
+
+    def open(self) -> None:
+        """Nothing of a bridge outlives its incarnation but what it gave back."""
+
+    def close(self, why: str) -> None:
+        """Nothing of a bridge outlives its incarnation but what it gave back."""
+
+    async def run(self, incarnation: Incarnation) -> None:
+        """Serve the name until the stop is asked for, then answer what was read.
+
+        Raises `DeclarationError` if the name has a service already.
+        """
+        self._hub = hub = _hub(self._name)
+        if hub.bridge is not None:
+            raise DeclarationError(
+                f"memory://{self._name} is served by {hub.bridge._path} already; "
+                f"{self._path} needs another name, or must wait for its end."
+            )
+        hub.bridge, self._incarnation = self, incarnation
+        try:
+            async with trio.open_nursery() as self._nursery:
+                self._nursery.start_soon(self._take_back)
+                incarnation.announce(self, f"memory://{self._name}")
+                hub.tell()
+                await incarnation.stop_asked()
+                hub.bridge = None
+                await self._drain()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            if hub.bridge is self:
+                hub.bridge = None
+            for link in list(self._links):
+                link.close()
+            self._links.clear()
+            self._complaints.close()
+
+    def accept(self, credit: int) -> "_Link":
+        """Connect a client, which may have streams `credit` items ahead of it."""
+        self._accepted += 1
+        link = self._new_link(self._accepted, credit)
+        self._nursery.start_soon(self._serve, link)
+        return link
+
+    def statistics(self) -> MemoryStatistics:
+        return MemoryStatistics(
+            clients=len(self._links),
+            accepted=self._accepted,
+            in_flight=sum(link.in_flight for link in self._links),
+            refused=dict(self._complaints.counts),
+        )
+
+    def _new_link(self, number: int, credit: int) -> "_Link":
+        queue, life = self._options.queue, self._incarnation
+        link = _Link(self._hub, life, number, queue, credit, self._complaints)
+        self._links.add(link)
+        return link
+
+    async def _drain(self) -> None:
+        """Read nothing more; let what was read be answered."""
+        for link in self._links:
+            link.stop_reading()
+        while self._links:
+            link = next(iter(self._links))
+            await link.quiet()
+            link.close()
+            self._links.discard(link)
+
+    async def _take_back(self) -> None:
+        """Deliver the events that earlier services of this name gave back."""
+        link = self._new_link(0, 1)
+        while not self._incarnation.stopping:
+            inbound = self._hub.returned_before(self._incarnation)
+            if inbound is None:
+                await self._hub.change()
+                continue
+            link.in_flight += 1
+            await self._intake.event(inbound, _EventSettlement(link, inbound))
+            await link.fewer_than(self._options.in_flight)
+
+    async def _serve(self, link: "_Link") -> None:
+        try:
+            async for body in link.inbox:
+                packet = nest.decode_packet(body)
+                if packet is not None:
+                    await self._take(link, packet)
+                    await link.fewer_than(self._options.in_flight)
+        except trio.ClosedResourceError:
+            return  # by `stop_reading`; the drain does the rest
+        await link.quiet()
+        link.close()
+        self._links.discard(link)
+
+    async def _take(self, link: "_Link", packet: Packet) -> None:
+        """Give a packet to its mailbox, waiting for room."""
+        link.in_flight += 1
+        route = nest.route(bytes(packet.pattern))
+        if not packet.id:
+            inbound = link.inbound(packet, route)
+            await self._intake.event(inbound, _EventSettlement(link, inbound))
+            return
+        raw_id = bytes(packet.id)
+        target = None if route is None else self._target(route)
+        if route is None or target is None:
+            text = f"{link.peer} asked for {_excerpt(packet.pattern)}, which nobody handles"
+            self._complaints.say("requests without a handler", text)
+            link.answer(nest.no_handler(raw_id))
+            return
+        request = _Request(cast(Connection, link), raw_id, target.handler, route)
+        try:
+            message = target.handler.payload.decode(bytes(packet.data))
+        except PayloadError as error:
+            request.failed(error)
+            return
+        envelope = Envelope(message, target.handler, request, request)
+        if not await target.cell.mailbox.put_wait(envelope):
+            request.released("the actor has ended")
+
+    def _target(self, route: str) -> Target | None:
+        # As in NestJS, a request to an event's pattern runs its (first) handler.
+        events = self._registry.events.get(route)
+        return self._registry.requests.get(route) or (events[0] if events else None)
+
+
+class MemoryClient(Client):
+    """Calls the service of one name; finds its next one by itself."""
+
+    def __init__(self, name: str, options: MemoryClientOptions) -> None:
+        self.where = f"memory://{name}"
+        self._name, self._options = name, options
+        self._timers = Timers()
+        self._calls = 0
+        self._closed = False
+        self._link: _Link | None = None
+        self._hub: _Hub
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        nursery.start_soon(self._timers.run)
+        self._hub = _hub(self._name)
+        await self._linked(trio.current_time() + self._options.patience, "")
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._link is not None:
+            self._link.client_left()
+        self._hub.tell()
+
+    async def _call(self, pattern: Pattern, data: bytes, timeout: float) -> bytes:
+        raw_id = self._new_id()
+        body = nest.request(nest.pattern_json(pattern), data, raw_id)
+        call = Call(self.where, pattern, trio.current_time() + timeout, timeout)
+        link = await self._linked(call.deadline, _gave_up(pattern, timeout))
+        link.calls[raw_id] = call
+        try:
+            await link.send(body, call)
+            self._timers.watch(call)
+            await call.wait()
+        finally:
+            self._timers.waiting.pop(call, None)
+            link.forget(raw_id)
+        if call.error is not None:
+            raise call.error
+        return call.value
+
+    async def _emit(self, pattern: Pattern, data: bytes) -> None:
+        body = nest.event(nest.pattern_json(pattern, event=True), data)
+        limit = self._options.connect_timeout
+        link = await self._linked(trio.current_time() + limit, _gave_up(pattern, limit))
+        await link.send(body)
+
+    async def _stream(self, pattern: Pattern, data: bytes) -> AsyncGenerator[bytes, None]:
+        raw_id = self._new_id()
+        body = nest.request(nest.pattern_json(pattern), data, raw_id)
+        limit = self._options.connect_timeout
+        stream = StreamCall(self.where, pattern, trio.current_time() + limit, limit)
+        link = await self._linked(stream.deadline, _gave_up(pattern, limit))
+        link.calls[raw_id] = stream
+        try:
+            await link.send(body, stream)
+            while True:
+                while stream.items:
+                    item = stream.items.popleft()
+                    link.tell()
+                    yield item
+                if stream.error is not None:
+                    raise stream.error
+                if stream.done:
+                    return
+                await stream.wait()
+        finally:
+            link.forget(raw_id)
+
+    async def _linked(self, deadline: float, gave_up: str) -> "_Link":
+        """The link to the service, waiting for it until `deadline` (trio time)."""
+        if self._link is not None and not self._link.closed and not self._closed:
+            return self._link
+        with trio.move_on_at(deadline):
+            while self._hub.bridge is None and not self._closed:
+                await self._hub.change()
+        if self._closed:
+            raise ConnectionLost(self.where, f"the client was closed{gave_up}", sent=False)
+        if self._hub.bridge is None:
+            why = f"nothing serves that name in this run{gave_up}"
+            raise ConnectionLost(self.where, why, sent=False)
+        self._link = self._hub.bridge.accept(self._options.credit)
+        return self._link
+
+    def _new_id(self) -> bytes:
+        self._calls += 1
+        return b'"%x"' % self._calls
+
+
+class _Hub:
+    """A name in one run: who serves it, and the events that wait for whoever does next."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.bridge: MemoryBridge | None = None
+        self._returned: deque[tuple[Incarnation, Inbound]] = deque()
+        self._changed = trio.Event()
+
+    def give_back(self, life: Incarnation, inbound: Inbound) -> None:
+        """Keep an event that one life of a bridge could not finish, for another one."""
+        self._returned.append((life, inbound))
+        self.tell()
+
+    def returned_before(self, life: Incarnation) -> Inbound | None:
+        """The oldest event that another life gave back: what gave it back cannot use it."""
+        for index, (other, inbound) in enumerate(self._returned):
+            if other is not life:
+                del self._returned[index]
+                return inbound
+        return None
+
+    def tell(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def change(self) -> None:
+        await self._changed.wait()
+
+
+_HUBS: Final[RunVar[dict[str, _Hub]]] = RunVar("understudy_memory_hubs")
+
+
+def _hub(name: str) -> _Hub:
+    try:
+        hubs = _HUBS.get()
+    except LookupError:
+        hubs = {}
+        _HUBS.set(hubs)
+    return hubs.setdefault(name, _Hub(name))
+
+
+_UNFRAMED: Final = cast(
+    Dialect, SimpleNamespace(**{**vars(nest), "frame": bytes, "framed_value": nest.value})
+)
+"""NestJS's packets without the lengths that a stream of bytes needs before them."""
+
+
+class _Link:
+    """What lies between one client and the service: packets in, calls that wait out.
+
+    Has the members of a TCP connection that its requests use.
+    """
+
+    dialect = _UNFRAMED
+    clogged = False
+    dirty = False
+
+    def __init__(
+        self,
+        hub: _Hub,
+        life: Incarnation,
+        number: int,
+        queue: int,
+        credit: int,
+        complaints: Complaints,
+    ) -> None:
+        self.peer = f"client {number}" if number else "an earlier service"
+        self.name = f"memory-{hub.name}-{number}"
+        self.complaints = complaints
+        self.calls: dict[bytes, Call] = {}
+        self.out: list[bytes] = []
+        self.in_flight = 0
+        self.closed = False
+        self.changed: trio.Event | None = None
+        self._hub, self._life = hub, life
+        self._credit = credit
+        self._events = 0
+        self._outbox, self.inbox = trio.open_memory_channel[bytes](queue)
+
+    # -- the client's side
+
+    async def send(self, body: bytes, call: Call | None = None) -> None:
+        """Send a packet, waiting for room until the call's deadline; raises `ConnectionLost`."""
+        where = f"memory://{self._hub.name}"
+        try:
+            with trio.move_on_at(call.deadline if call else float("inf")):
+                await self._outbox.send(body)
+                return
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ConnectionLost(where, "the service has ended", sent=False) from None
+        gave_up = _gave_up(call.pattern, call.timeout) if call else ""
+        raise ConnectionLost(where, f"the service takes nothing{gave_up}", sent=False)
+
+    def forget(self, raw_id: bytes) -> None:
+        self.calls.pop(raw_id, None)
+        self.tell()
+
+    def client_left(self) -> None:
+        """No more comes from the client; what it has sent is still read."""
+        self._outbox.close()
+        self._fail_calls("the client was closed")
+
+    # -- the service's side
+
+    def inbound(self, packet: Packet, route: str | None) -> Inbound:
+        self._events += 1
+        return Inbound(
+            transport="memory",
+            source=self.peer,
+            pattern=_excerpt(packet.pattern) if route is None else route,
+            data=bytes(packet.data),
+            message_id=f"{self.name}:event-{self._events}",
+        )
+
+    def mark(self) -> None:
+        """Something is queued; here it is there at once."""
+        out, self.out = self.out, []
+        for body in out:
+            self.write(body)
+
+    def write(self, body: bytes) -> None:
+        answer = nest.decode_answer(body)
+        raw_id = b'"%b"' % (answer.id or "").encode()
+        call = self.calls.get(raw_id)
+        if call is not None and call.take(answer):
+            del self.calls[raw_id]
+
+    def answer(self, body: bytes) -> None:
+        self.finished()
+        self.write(body)
+
+    def finished(self) -> None:
+        self.in_flight -= 1
+        self.tell()
+
+    async def credit(self, raw_id: bytes) -> bool:
+        """Wait until the caller wants one more item; False if it has left."""
+        while True:
+            call = self.calls.get(raw_id)
+            if not isinstance(call, StreamCall):
+                return call is not None
+            if len(call.items) < self._credit:
+                return True
+            await self._change()
+
+    async def fewer_than(self, in_flight: int) -> None:
+        while self.in_flight >= in_flight and not self.closed:
+            await self._change()
+
+    async def quiet(self) -> None:
+        """Wait until nothing is in flight."""
+        await self.fewer_than(1)
+
+    def stop_reading(self) -> None:
+        """Take no more from the client; events that wait are kept for the next service."""
+        while True:
+            try:
+                packet = nest.decode_packet(self.inbox.receive_nowait())
+            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+                break
+            if packet is not None and not packet.id:
+                self.give_back(self.inbound(packet, nest.route(bytes(packet.pattern))))
+        self.inbox.close()
+
+    def give_back(self, inbound: Inbound) -> None:
+        """Keep an event for the next service."""
+        self._hub.give_back(self._life, inbound)
+
+    def close(self) -> None:
+        """End it; calls that wait fail, since nobody knows whether they were handled."""
+        self.closed = True
+        self.stop_reading()
+        self._fail_calls("the service has ended")
+        self.tell()
+
+    def tell(self) -> None:
+        """Wake who waits for something here."""
+        if self.changed is not None:
+            self.changed.set()
+
+    async def _change(self) -> None:
+        if self.changed is None or self.changed.is_set():
+            self.changed = trio.Event()
+        await self.changed.wait()
+
+    def _fail_calls(self, why: str) -> None:
+        calls, self.calls = self.calls, {}
+        for call in calls.values():
+            call.fail(ConnectionLost(f"memory://{self._hub.name}", why))
+
+
+class _Request(Request, gc=False):
+    """A request on its way; what it needs of a connection, a link has too."""
+
+    async def ready(self) -> None:
+        if not await cast(_Link, self.connection).credit(self.raw_id):
+            self._abandon()
+
+    @property
+    def transport(self) -> str:
+        return "memory"
+
+
+class _EventSettlement:
+    """Memory can take an event back: the next service of that name gets it."""
+
+    __slots__ = ("_inbound", "_link")
+
+    def __init__(self, link: _Link, inbound: Inbound) -> None:
+        self._link, self._inbound = link, inbound
+
+    def acknowledge(self) -> None:
+        self._link.finished()
+
+    def give_back(self) -> bool:
+        self._link.give_back(attrs.evolve(self._inbound, redelivered=True))
+        self._link.finished()
+        return True
+
+
+def _name(url: str) -> str:
+    parts = parse_url(url)
+    return parts.netloc.rpartition("@")[2] + parts.path
+
+
+def _gave_up(pattern: Pattern, seconds: float) -> str:
+    return f"; gave up on {pattern!r} after {seconds:g} s"
+
+
+def _excerpt(pattern: bytes) -> str:
+    return bytes(pattern)[:256].decode(errors="replace")
