@@ -19,7 +19,7 @@ import queue
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -59,6 +59,7 @@ def run(
     logs: bool | LogFormat = True,
     events: RetryPolicy = DEFAULT_POLICY,
     seed: int | None = None,
+    on_ready: Callable[[System], object] | None = None,
 ) -> None:
     """Run a tree as this process, until a signal stops it or it ends by itself.
 
@@ -71,7 +72,7 @@ def run(
     is how many seconds an ordered stop may take. `logs` configures the log (see
     `configure`) unless the program has done so already or it is False; "text" or "json"
     do so in any case. `events` says how often events are tried; `seed` makes what is
-    random repeat itself.
+    random repeat itself. `on_ready` is called with the system once all of it is up.
     """
     if threading.current_thread() is not threading.main_thread():
         raise DeclarationError(
@@ -82,7 +83,7 @@ def run(
     try:
         _configure(logs)
         system = _system(tree, _store(dead_letters), drain, events, seed)
-        failure, cut_short = _Service(system, drain).run()
+        failure, cut_short = _Service(system, drain, on_ready).run()
     except DeclarationError as error:
         failure, cut_short = error, False
     if isinstance(failure, SystemExit):
@@ -99,9 +100,12 @@ def run(
 class _Service:
     """One run of one system: counts the signals and sees to it that a stop ends."""
 
-    def __init__(self, system: System, drain: float) -> None:
+    def __init__(
+        self, system: System, drain: float, on_ready: Callable[[System], object] | None
+    ) -> None:
         self._system = system
         self._drain = drain
+        self._on_ready = on_ready
         self._watchdog = _Watchdog()
         self._token: trio.lowlevel.TrioToken | None = None
         self._signals: list[int] = []
@@ -138,6 +142,8 @@ class _Service:
             return  # it was stopped before it began
         try:
             await system.run(nursery)
+            if self._on_ready is not None:
+                self._on_ready(system)
             await system.stopped()
         except (Exception, SystemExit, KeyboardInterrupt) as error:  # noqa: BLE001
             self._failure = error  # told by the exit code

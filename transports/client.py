@@ -102,19 +102,22 @@ class Client(ABC):
         pattern: Callable[[S, P], AsyncIterator[R]]
         | Callable[[S, P, MessageContext], AsyncIterator[R]],
         data: P,
-    ) -> AsyncIterator[R]: ...
+    ) -> AsyncGenerator[R, None]: ...
     @overload
     def stream(
         self, pattern: Pattern, data: object = ..., *, returns: type[R]
-    ) -> AsyncIterator[R]: ...
+    ) -> AsyncGenerator[R, None]: ...
     @overload
-    def stream(self, pattern: Pattern, data: object = ...) -> AsyncIterator[Any]: ...
+    def stream(self, pattern: Pattern, data: object = ...) -> AsyncGenerator[Any, None]: ...
     def stream(self, pattern: Any, data: Any = UNSET, *, returns: Any = None) -> Any:
-        """Iterate over a streamed answer; errors are those of `send`, without a timeout."""
+        """Iterate over a streamed answer; errors are those of `send`, without a timeout.
+
+        Use `contextlib.aclosing` around it if you may leave before its end.
+        """
         pattern, answer = _resolve(pattern, returns, streamed=True)
         return self._decoded(pattern, _encoded(data), answer)
 
-    async def _decoded(self, pattern: Pattern, data: bytes, answer: Payload) -> AsyncIterator[Any]:
+    async def _decoded(self, pattern: Pattern, data: bytes, answer: Payload) -> AsyncGenerator[Any, None]:
         async with aclosing(self._stream(pattern, data)) as items:
             async for raw in items:
                 yield answer.decode(raw)

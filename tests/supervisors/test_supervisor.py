@@ -508,6 +508,24 @@ async def test_jitter_repeats_itself_with_the_seed(stage: "Stage", clock: MockCl
     assert await starts_of(stage, backoff, seed=2) != first
 
 
+async def test_a_delay_that_a_greater_group_overtakes_starts_nobody(
+    stage: "Stage", clock: MockClock
+) -> None:
+    def slow(seconds: float) -> Backoff:
+        return Backoff(seconds, seconds, jitter=0, reset_after=99)
+
+    children = [stage.puppet("a", backoff=slow(20)), stage.puppet("b", backoff=slow(5))]
+    async with running(Supervisor("top", children, strategy=rest_for_one, max_restarts=9)):
+        for name in ("a", "b", "b", "a"):  # at once, at once, in 5 s, in 20 s with b
+            stage.crash(name)
+            await settled()
+        stage.news()
+        await trio.sleep(19)
+        assert stage.news() == []
+        await trio.sleep(2)
+        assert stage.news() == ["a starts", "a is up", "b starts", "b is up"]
+
+
 # -- escalation -------------------------------------------------------------------
 
 

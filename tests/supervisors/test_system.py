@@ -1,6 +1,6 @@
 """A whole tree of actors: mail across restarts, what is injected, and how trees end."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -31,6 +31,7 @@ from understudy.actors.lifecycle import (
 from understudy.actors.ref import Ref
 from understudy.supervisors.child import Supervisor, child, needs
 from understudy.supervisors.delivery.intake import Inbound
+from understudy.supervisors.delivery.record import DeadLetter
 from understudy.supervisors.delivery.store import MemoryStore
 from understudy.supervisors.resource import resource
 from understudy.supervisors.strategy import one_for_all, rest_for_one
@@ -211,6 +212,7 @@ async def test_references_reach_a_rebuilt_subtree_that_had_other_children_meanwh
         await settled()
 
         assert await worker.ask(Life()) == 2
+        assert system.ref("a") is worker
         assert [line.path for line in system.tree()][2:] == ["top/inner/a", "top/inner/b"]
 
 
@@ -497,11 +499,14 @@ async def test_whoever_waits_for_the_end_is_told_why_it_came(
 
 
 class BadStore(MemoryStore):
-    """A store whose file is not one, or goes away."""
+    """A store whose file is not one, or goes away; it never gets to write."""
 
     def __init__(self, life: float) -> None:
         super().__init__()
         self.life = life
+
+    async def put(self, letter: DeadLetter, *, then: Callable[[], object] | None = None) -> None:
+        await trio.sleep_forever()
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         async with trio.open_nursery() as nursery:
@@ -526,9 +531,13 @@ async def test_a_store_that_cannot_be_opened_fails_the_start(
 async def test_a_store_that_fails_for_good_ends_the_tree_in_order(
     told: list[str], clock: MockClock
 ) -> None:
-    with pytest.raises(ExceptionGroup) as caught:
-        async with running(Supervisor("top", workers(told)), dead_letters=BadStore(5)):
+    async def leave_a_dead_letter() -> None:
+        async with running(Supervisor("top", workers(told)), dead_letters=BadStore(5)) as system:
+            system.ref("a").tell(Crash())
             await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await leave_a_dead_letter()
 
     assert caught.group_contains(DeclarationError, match="not a dead-letter store")
     assert told == ["top/b stopping", "top/a stopping"]

@@ -360,11 +360,13 @@ def invalid_request() -> None:
 
 
 def error_json(error: Any) -> bytes:
-    """The `error` of an `RpcError` on the wire: text is wrapped, anything else stands for itself.
+    """The `error` of an `RpcError` on the wire: objects and lists as they are, others wrapped.
 
-    Raises `TypeError` for what JSON cannot say.
+    As NestJS wraps them: a bare null or 0 would be no error to its clients. Raises
+    `TypeError` for what JSON cannot say.
     """
-    return encode({"status": "error", "message": error} if isinstance(error, str) else error)
+    bare = error is None or isinstance(error, str | int | float)
+    return encode({"status": "error", "message": error} if bare else error)
 
 
 def request(pattern_json: bytes, data_json: bytes, raw_id: bytes) -> bytes:

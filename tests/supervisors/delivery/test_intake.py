@@ -17,6 +17,7 @@ from understudy.actors.handlers import event_pattern, message_pattern
 from understudy.actors.lifecycle import Crashed, Notice
 from understudy.supervisors.child import Supervisor, child
 from understudy.supervisors.delivery.intake import Inbound
+from understudy.supervisors.delivery.office import BACKLOG
 from understudy.supervisors.delivery.policy import RetryPolicy
 from understudy.supervisors.delivery.record import DeadLetter
 from understudy.supervisors.delivery.store import MemoryStore
@@ -402,6 +403,36 @@ async def test_an_event_is_acknowledged_only_when_its_dead_letter_is_durable(
         await system.intake.event(event(), settlement)
 
     assert settlement.calls == [("acknowledged", 10)]
+
+
+class Gate(MemoryStore):
+    """A store that cannot write until it is opened."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.opened = trio.Event()
+
+    async def put(self, letter: DeadLetter, *, then: Callable[[], object] | None = None) -> None:
+        await self.opened.wait()
+        await super().put(letter, then=then)
+
+
+async def test_events_wait_while_too_many_dead_letters_cannot_be_stored(
+    script: Script, clock: MockClock
+) -> None:
+    gate, settlement = Gate(), Recorder()
+
+    async with shop(script, dead_letters=gate) as system:
+        for _ in range(BACKLOG):
+            await system.intake.event(event("nobody"), Recorder())
+        with trio.move_on_after(60):
+            await system.intake.event(event(), settlement)
+        assert script.times == []
+
+        gate.opened.set()
+        await system.intake.event(event(), settlement)
+
+    assert (script.times, settlement.names) == ([60], ["acknowledged"])
 
 
 # -- given back ---------------------------------------------------------------------------

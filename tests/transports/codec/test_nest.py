@@ -372,11 +372,13 @@ def test_an_answer_nested_too_deep_is_refused() -> None:
     [
         ("nope", b'{"status":"error","message":"nope"}'),
         ({"status": 404, "message": "nope"}, b'{"status":404,"message":"nope"}'),
-        (7, b"7"),
+        (["a", 1], b'["a",1]'),
+        (7, b'{"status":"error","message":7}'),
+        (None, b'{"status":"error","message":null}'),
     ],
-    ids=["text", "object", "number"],
+    ids=["text", "object", "list", "number", "null"],
 )
-def test_text_as_an_error_is_wrapped_and_anything_else_is_not(error: Any, written: bytes) -> None:
+def test_what_is_no_object_is_wrapped_as_an_error(error: Any, written: bytes) -> None:
     assert nest.error_json(error) == written
 
 

@@ -1,0 +1,63 @@
+"""A service and its clients on any transport: what the transports' tests run on."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, Final
+
+import attrs
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from understudy.supervisors.child import ChildSpec, Supervisor
+from understudy.supervisors.delivery.policy import RetryPolicy
+from understudy.supervisors.delivery.record import DeadLetter
+from understudy.supervisors.system import System, running
+from understudy.transports.bridge import serve
+from understudy.transports.client import Client, connect
+
+__all__ = ["TRANSPORTS", "Service", "serving", "until"]
+
+TRANSPORTS: Final = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://shop"}
+"""A new transport is one more row."""
+
+AT_ONCE: Final = RetryPolicy(attempts=3, delays=(0.0,))
+
+
+@attrs.frozen
+class Service:
+    """A running service: where clients find it, and its tree."""
+
+    url: str
+    system: System
+
+    def client(self, **options: Any) -> AbstractAsyncContextManager[Client]:
+        return connect(self.url, **options)
+
+    def statistics(self) -> Any:
+        """What its bridge says about itself."""
+        return self.system.offer("bridge").statistics()
+
+    async def dead_letters(self) -> list[DeadLetter]:
+        await self.system.office.flush()
+        return list(await self.system.office.store.find(limit=100))
+
+
+@asynccontextmanager
+async def serving(url: str, *children: ChildSpec, **options: Any) -> AsyncIterator[Service]:
+    """Serve `children` at `url`; `options` are the bridge's. Events are retried at once."""
+    tree = Supervisor("shop", [*children, serve(url, name="bridge", **options)])
+    failure: Exception | None = None
+    async with running(tree, events=AT_ONCE) as system:
+        try:
+            yield Service(system.addresses()["shop/bridge"], system)
+        except Exception as error:  # noqa: BLE001  # raised below, out of the tree's nursery
+            failure = error
+    if failure is not None:
+        raise failure
+
+
+async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:
+    """Let everybody else go on until `condition` holds."""
+    with trio.fail_after(within):
+        while not condition():
+            await wait_all_tasks_blocked(0.001)

@@ -1,0 +1,601 @@
+"""What every transport promises, written once over the table of transports."""
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import aclosing
+from typing import Any
+
+import pytest
+import trio
+from attrs import define
+from trio.testing import wait_all_tasks_blocked
+
+from understudy.actors.actor import Actor
+from understudy.actors.context import MessageContext
+from understudy.actors.errors import (
+    ConnectionLost,
+    DeclarationError,
+    PayloadError,
+    RequestTimeout,
+    Retry,
+    RpcError,
+)
+from understudy.actors.handlers import event_pattern, message_pattern
+from understudy.supervisors.child import child
+from understudy.transports.bridge import serve
+from understudy.transports.client import connect
+
+from .serving import TRANSPORTS, Service, serving, until
+
+
+@define
+class Line:
+    sku: str
+    quantity: int
+
+
+@define
+class Order:
+    id: int
+    lines: list[Line]
+    note: str | None = None
+
+
+class Notes:
+    """What a test and the actors of its service know together."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+        self.gate = trio.Event()
+        self.gates = {number: trio.Event() for number in range(64)}
+
+
+class Shop(Actor):
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    @message_pattern("echo")
+    async def echo(self, data: Any = None) -> Any:
+        return data
+
+    @message_pattern({"cmd": "total"})
+    async def total(self, order: Order) -> int:
+        return sum(line.quantity for line in order.lines)
+
+    @message_pattern("find")
+    async def find(self, id: int) -> Order:
+        return Order(id, [Line("tea", 2)], "in a hurry")
+
+    @message_pattern("nothing")
+    async def nothing(self) -> None:
+        pass
+
+    @message_pattern("refuse")
+    async def refuse(self, error: Any) -> None:
+        raise RpcError(error)
+
+    @message_pattern("crash")
+    async def crash(self) -> None:
+        raise ValueError("a secret")
+
+    @message_pattern("later")
+    async def later(self) -> None:
+        raise Retry("the till is closed", after=0.1)
+
+    @message_pattern("unwritable")
+    async def unwritable(self) -> object:
+        return object()
+
+    @message_pattern("wait")
+    async def wait(self, number: int) -> int:
+        self.notes.seen.append(number)
+        await self.notes.gates[number].wait()
+        return number
+
+    @message_pattern("context")
+    async def context(self, data: Any, context: MessageContext) -> dict[str, Any]:
+        return facts(context)
+
+    @message_pattern("count")
+    async def count(self, to: int) -> AsyncIterator[int]:
+        for number in range(to):
+            yield number
+
+    @message_pattern("count.fail")
+    async def count_fail(self, error: str) -> AsyncIterator[int]:
+        yield 1
+        if error == "crash":
+            raise ValueError("a secret")
+        raise RpcError(error)
+
+    @message_pattern("count.on")
+    async def count_on(self) -> AsyncIterator[str]:
+        try:
+            while True:
+                yield "tick" * 1000
+                await trio.lowlevel.checkpoint()
+        finally:
+            self.notes.seen.append("ended")
+
+    @event_pattern("sold")
+    async def sold(self, item: Any) -> None:
+        await self.notes.gate.wait()
+        self.notes.seen.append(item["number"] if isinstance(item, dict) else item)
+
+    @event_pattern("poison")
+    async def poison(self, item: Any, context: MessageContext) -> None:
+        self.notes.seen.append(facts(context))
+        raise ValueError("a secret")
+
+
+class Auditor(Actor):
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    @event_pattern("sold")
+    def sold(self, item: Any) -> None:
+        self.notes.seen.append(f"audited {item}")
+
+
+def facts(context: MessageContext) -> dict[str, Any]:
+    names = ["transport", "source", "pattern", "message_id", "correlation_id", "headers"]
+    return {name: getattr(context, name) for name in [*names, "attempt", "redelivered"]}
+
+
+@pytest.fixture
+def notes() -> Notes:
+    return Notes()
+
+
+@pytest.fixture(params=TRANSPORTS.values(), ids=TRANSPORTS.keys())
+def url(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+async def shop(url: str, notes: Notes) -> AsyncIterator[Service]:
+    async with serving(url, child(Shop, notes, concurrency=64)) as service:
+        yield service
+        for gate in (notes.gate, *notes.gates.values()):
+            gate.set()
+
+
+ORDER = Order(7, [Line("tea", 2), Line("jam", 3)])
+TRICKY = {"s": 'héllo ✓ 😀 #12#{"\\ \x00 \u2028', "n": 1.5, "l": [None, True, {"": []}]}
+INTERNAL = {"status": "error", "message": "Internal server error"}
+NOBODY = "There is no matching message handler defined in the remote service."
+
+
+# -- requests -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("pattern", "data", "answer"),
+    [
+        ({"cmd": "total"}, {"id": 7, "lines": [{"sku": "tea", "quantity": 4}]}, 4),
+        ("echo", TRICKY, TRICKY),
+        ("echo", 0, 0),
+        ("echo", "", ""),
+        ("echo", None, None),
+        ("echo", "😀" * 700_000, "😀" * 700_000),
+        ("nothing", None, None),
+    ],
+    ids=["typed", "odd characters", "zero", "empty text", "null", "2.8 MB", "no value"],
+)
+async def test_a_request_is_answered(shop: Service, pattern: Any, data: Any, answer: Any) -> None:
+    async with shop.client() as client:
+        assert await client.send(pattern, data) == answer
+
+
+async def test_a_method_stands_for_its_pattern_and_types_the_answer(shop: Service) -> None:
+    async with shop.client() as client:
+        assert await client.send(Shop.total, ORDER) == 5
+        assert await client.send(Shop.find, 7) == Order(7, [Line("tea", 2)], "in a hurry")
+        assert await client.send("find", 7, returns=Order) == Order(
+            7, [Line("tea", 2)], "in a hurry"
+        )
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [
+        ("no tea", {"status": "error", "message": "no tea"}),
+        ({"status": 404, "message": "no tea"}, {"status": 404, "message": "no tea"}),
+        (["no", "tea"], ["no", "tea"]),
+        (None, {"status": "error", "message": None}),
+        (0, {"status": "error", "message": 0}),
+    ],
+    ids=["text", "object", "list", "null", "zero"],
+)
+async def test_an_rpc_error_reaches_the_caller(shop: Service, error: Any, answer: Any) -> None:
+    async with shop.client() as client:
+        with pytest.raises(RpcError) as caught:
+            await client.send("refuse", error)
+
+    assert caught.value.error == answer
+
+
+@pytest.mark.parametrize(
+    ("pattern", "answer"),
+    [
+        ("crash", INTERNAL),
+        ("unwritable", INTERNAL),
+        ("later", {"status": 503, "message": "Service unavailable"}),
+        ("nobody.home", NOBODY),
+    ],
+    ids=["a crash", "an answer that is no JSON", "not now", "an unknown pattern"],
+)
+async def test_what_goes_wrong_inside_is_answered_and_not_told(
+    shop: Service, pattern: str, answer: Any
+) -> None:
+    async with shop.client() as client:
+        with pytest.raises(RpcError) as caught:
+            await client.send(pattern)
+
+        assert caught.value.error == answer
+        assert await client.send("echo", 1) == 1
+
+
+async def test_a_payload_that_does_not_fit_is_refused_with_every_wrong_field(
+    shop: Service,
+) -> None:
+    async with shop.client() as client:
+        with pytest.raises(RpcError) as caught:
+            await client.send({"cmd": "total"}, {"id": "x", "lines": [{"sku": 1, "quantity": 2}]})
+
+    assert caught.value.error == {
+        "status": 400,
+        "message": "the payload does not fit: id: expected an integer, got a string; "
+        "lines[0].sku: expected a string, got an integer",
+        "errors": [
+            {"path": "id", "message": "expected an integer, got a string"},
+            {"path": "lines[0].sku", "message": "expected a string, got an integer"},
+        ],
+    }
+
+
+async def test_an_answer_that_does_not_fit_fails_the_call(shop: Service) -> None:
+    async with shop.client() as client:
+        with pytest.raises(PayloadError, match=r"\$: expected a string, got an integer"):
+            await client.send("echo", 1, returns=str)
+
+
+async def test_a_request_to_an_events_pattern_runs_it_and_has_no_value(
+    shop: Service, notes: Notes
+) -> None:
+    notes.gate.set()
+    async with shop.client() as client:
+        assert await client.send("sold", "tea") is None
+
+    assert notes.seen == ["tea"]
+
+
+async def test_answers_come_in_any_order(shop: Service, notes: Notes) -> None:
+    answers: list[int] = []
+    async with shop.client() as client, trio.open_nursery() as nursery:
+
+        async def ask(number: int) -> None:
+            answers.append(await client.send("wait", number))
+
+        for number in range(64):
+            nursery.start_soon(ask, number)
+        await until(lambda: len(notes.seen) == 64)
+        for number in reversed(range(64)):
+            notes.gates[number].set()
+            await until(lambda n=number: n in answers)  # type: ignore[misc]
+
+    assert answers == list(reversed(range(64)))
+
+
+async def test_ten_clients_at_once_get_each_their_own_answers(shop: Service) -> None:
+    answers: dict[int, list[int]] = {}
+
+    async def talk(number: int) -> None:
+        async with shop.client() as client:
+            answers[number] = [await client.send("echo", number * 100 + i) for i in range(20)]
+
+    async with trio.open_nursery() as nursery:
+        for number in range(10):
+            nursery.start_soon(talk, number)
+
+    assert answers == {n: [n * 100 + i for i in range(20)] for n in range(10)}
+
+
+async def test_a_thousand_failing_requests_harm_neither_service_nor_connection(
+    shop: Service,
+) -> None:
+    failing = ["refuse", {"cmd": "total"}, "nobody.home", "unwritable"] * 6 + ["crash"]
+    failures: list[str] = []
+
+    async with shop.client() as client:
+        for pattern in failing * 40:
+            with pytest.raises(RpcError) as caught:
+                await client.send(pattern, 1)
+            failures.append(caught.value.message)
+
+        assert await client.send("echo", "still here") == "still here"
+    assert len(failures) == 1000
+    assert shop.statistics().accepted == 1
+
+
+# -- streams ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 1000], ids=["empty", "one", "three", "many"])
+async def test_a_stream_brings_its_items_in_order(shop: Service, count: int) -> None:
+    async with shop.client() as client:
+        assert [item async for item in client.stream(Shop.count, count)] == list(range(count))
+
+
+@pytest.mark.parametrize(
+    ("error", "answer"),
+    [("no tea", {"status": "error", "message": "no tea"}), ("crash", INTERNAL)],
+    ids=["refused", "crashed"],
+)
+async def test_a_stream_that_fails_midway_brings_its_items_first(
+    shop: Service, error: str, answer: Any
+) -> None:
+    items: list[int] = []
+    async with shop.client() as client:
+        with pytest.raises(RpcError) as caught:
+            async for item in client.stream("count.fail", error):
+                items.append(item)
+
+    assert (items, caught.value.error) == ([1], answer)
+
+
+async def test_a_generator_ends_when_its_caller_leaves(shop: Service, notes: Notes) -> None:
+    async with shop.client() as client:
+        async with aclosing(client.stream("count.on")) as items:
+            assert await anext(items) == "tick" * 1000
+
+    await until(lambda: notes.seen == ["ended"])
+
+
+# -- events -------------------------------------------------------------------
+
+
+async def test_an_event_reaches_every_handler_of_its_pattern(url: str, notes: Notes) -> None:
+    notes.gate.set()
+    async with serving(url, child(Shop, notes), child(Auditor, notes)) as shop:
+        async with shop.client() as client:
+            await client.emit("sold", "tea")
+            await until(lambda: len(notes.seen) == 2)
+
+    assert sorted(notes.seen) == ["audited tea", "tea"]
+
+
+async def test_an_event_to_a_requests_pattern_runs_its_handler(
+    shop: Service, notes: Notes
+) -> None:
+    notes.gates[5].set()
+    async with shop.client() as client:
+        await client.emit("wait", 5)
+        await until(lambda: notes.seen == [5])
+
+    assert await shop.dead_letters() == []
+
+
+async def test_a_full_mailbox_slows_the_sender_and_loses_nothing(url: str, notes: Notes) -> None:
+    sent: list[int] = []
+    options = {"queue": 4} if url.startswith("memory") else {}
+    async with serving(url, child(Shop, notes, mailbox=2), **options) as shop:
+        async with shop.client() as client, trio.open_nursery() as nursery:
+
+            async def sell() -> None:
+                for number in range(300):
+                    await client.emit("sold", {"number": number, "pad": "x" * 100_000})
+                    sent.append(number)
+
+            nursery.start_soon(sell)
+            await wait_all_tasks_blocked(0.05)
+            assert len(sent) < 300
+            notes.gate.set()
+        await until(lambda: len(notes.seen) == 300)
+
+    assert notes.seen == list(range(300))
+
+
+async def test_an_event_that_keeps_crashing_becomes_a_dead_letter(
+    shop: Service, notes: Notes
+) -> None:
+    async with shop.client() as client:
+        await client.emit("poison", {"item": "tea"})
+        await until(lambda: len(notes.seen) == 3)
+    (letter,) = await shop.dead_letters()
+
+    assert (letter.pattern, letter.body, letter.attempts) == ("poison", b'{"item":"tea"}', 3)
+    assert letter.reason == "crashed"
+    assert [run["attempt"] for run in notes.seen] == [1, 2, 3]
+    assert [run["redelivered"] for run in notes.seen] == [False, True, True]
+    assert len({run["message_id"] for run in notes.seen}) == 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "reason", "error"),
+    [
+        ("nobody.home", "no handler", "NoHandler: .*: no handler for the pattern 'nobody.home'"),
+        ({"cmd": "total"}, "does not fit", "PayloadError: the payload does not fit: .*"),
+    ],
+    ids=["nobody handles it", "it does not fit"],
+)
+async def test_an_event_that_cannot_be_handled_is_a_dead_letter_at_once(
+    shop: Service, pattern: Any, reason: str, error: str
+) -> None:
+    async with shop.client() as client:
+        await client.emit(pattern, {"id": "?"})
+        await client.send("echo")
+    (letter,) = await shop.dead_letters()
+
+    assert (letter.reason, letter.body) == (reason, b'{"id":"?"}')
+    assert letter.transport == shop.url.partition(":")[0]
+    assert re.fullmatch(error, letter.error)
+
+
+# -- context ------------------------------------------------------------------
+
+
+async def test_a_handler_knows_where_a_request_came_from(shop: Service) -> None:
+    async with shop.client() as client:
+        first = await client.send("context", 1)
+        second = await client.send("context", 1)
+
+    assert first["transport"] == shop.url.partition(":")[0]
+    assert first["source"] == second["source"] != ""
+    assert (first["pattern"], first["headers"]) == ("context", {})
+    assert (first["attempt"], first["redelivered"]) == (1, False)
+    assert first["correlation_id"] in first["message_id"]
+    assert first["message_id"] != second["message_id"]
+
+
+# -- the client's side --------------------------------------------------------
+
+
+async def test_a_call_without_an_answer_times_out_and_says_where_and_what(
+    shop: Service,
+) -> None:
+    async with shop.client() as client:
+        with pytest.raises(RequestTimeout) as caught:
+            await client.send("wait", 1, timeout=0.05)
+
+    assert str(caught.value) == (
+        f"{shop.url}: no answer to 'wait' within 0.05 s. "
+        "The service may still be at work, or nobody handles the pattern there."
+    )
+    assert (caught.value.where, caught.value.pattern) == (shop.url, "wait")
+
+
+async def test_the_late_answer_to_a_cancelled_call_is_nobodys(shop: Service, notes: Notes) -> None:
+    async with shop.client() as client:
+        with trio.CancelScope() as scope:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(client.send, "wait", 1)
+                await until(lambda: notes.seen == [1])
+                scope.cancel()
+        notes.gates[1].set()
+        notes.gates[2].set()
+
+        assert await client.send("wait", 2) == 2
+
+
+async def test_calls_that_wait_fail_at_once_when_the_service_ends(
+    url: str, notes: Notes
+) -> None:
+    async with serving(url, child(Shop, notes)) as shop, shop.client() as client:
+        async with trio.open_nursery() as nursery:
+
+            async def wait() -> None:
+                with pytest.raises(ConnectionLost, match=f"^{shop.url}: ") as caught:
+                    await client.send("wait", 1, timeout=60)
+                assert caught.value.sent
+
+            nursery.start_soon(wait)
+            await until(lambda: notes.seen == [1])
+            shop.system.kill()
+
+
+async def test_a_client_finds_the_next_service_and_calls_wait_for_it(
+    url: str, notes: Notes
+) -> None:
+    async with serving(url, child(Shop, notes)) as shop:
+        async with shop.client() as client:
+            shop.system.stop()
+            await shop.system.stopped()
+            with pytest.raises(ConnectionLost, match="gave up on 'echo' after 0.01 s") as caught:
+                await client.send("echo", 1, timeout=0.01)
+            assert not caught.value.sent
+
+            async with serving(shop.url, child(Shop, notes)):
+                assert await client.send("echo", 2) == 2
+
+
+async def test_a_client_of_nobody_says_so(url: str) -> None:
+    nobody = "tcp://127.0.0.1:1" if url.startswith("tcp") else url
+
+    with pytest.raises(ConnectionLost, match=f"^{nobody}: .*noth") as caught:
+        async with connect(nobody):
+            pass
+    assert not caught.value.sent
+
+
+async def test_a_closed_client_refuses_calls(shop: Service) -> None:
+    async with shop.client() as client:
+        pass
+
+    with pytest.raises(ConnectionLost, match="the client was closed"):
+        await client.send("echo", 1)
+
+
+@pytest.mark.parametrize("pattern", [None, ["a"], 1.5j], ids=str)
+async def test_a_pattern_that_no_service_can_have_is_refused(shop: Service, pattern: Any) -> None:
+    async with shop.client() as client:
+        with pytest.raises(DeclarationError, match="pattern"):
+            await client.send(pattern)
+
+
+# -- drain --------------------------------------------------------------------
+
+
+async def test_requests_in_hand_at_the_stop_are_answered(url: str, notes: Notes) -> None:
+    answers: list[int] = []
+    async with serving(url, child(Shop, notes, concurrency=4)) as shop, shop.client() as client:
+        async with trio.open_nursery() as nursery:
+
+            async def ask(number: int) -> None:
+                answers.append(await client.send("wait", number))
+
+            for number in range(8):
+                nursery.start_soon(ask, number)
+            await until(lambda: len(notes.seen) == 4)
+            shop.system.stop()
+            await wait_all_tasks_blocked(0.01)
+            for gate in notes.gates.values():
+                gate.set()
+
+    assert sorted(answers) == list(range(8))
+
+
+async def test_a_stopping_service_takes_no_new_requests(url: str, notes: Notes) -> None:
+    async with serving(url, child(Shop, notes, concurrency=4)) as shop, shop.client() as client:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send, "wait", 1)
+            await until(lambda: notes.seen == [1])
+            shop.system.stop()
+            await wait_all_tasks_blocked(0.01)
+            with pytest.raises((RequestTimeout, ConnectionLost)):
+                await client.send("wait", 2, timeout=0.05)
+            notes.gates[1].set()
+
+    assert notes.seen == [1]
+
+
+async def test_events_in_hand_at_the_stop_are_finished(url: str, notes: Notes) -> None:
+    async with serving(url, child(Shop, notes)) as shop, shop.client() as client:
+        await client.emit("sold", 1)
+        await client.emit("sold", 2)
+        await until(lambda: shop.statistics().in_flight == 2)
+        shop.system.stop()
+        await wait_all_tasks_blocked(0.01)
+        notes.gate.set()
+
+    assert notes.seen == [1, 2]
+
+
+# -- declaration --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("declare", [serve, connect], ids=["serve", "connect"])
+def test_an_unknown_option_is_refused_with_the_nearest_right_one(url: str, declare: Any) -> None:
+    wrong, right = ("in_fligth", "in_flight") if declare is serve else ("patiense", "patience")
+
+    with pytest.raises(DeclarationError) as caught:
+        declare(url, **{wrong: 1})
+    assert str(caught.value) == f"{url}: there is no option '{wrong}'. Did you mean '{right}'?"
+
+
+@pytest.mark.parametrize("declare", [serve, connect], ids=["serve", "connect"])
+def test_an_option_that_cannot_work_is_refused(url: str, declare: Any) -> None:
+    name, value = ("in_flight", 0) if declare is serve else ("patience", -1)
+
+    with pytest.raises(DeclarationError, match=f"^{url}: '{name}' must be"):
+        declare(url, **{name: value})
