@@ -33,8 +33,7 @@ async def main() -> None:
         counter.tell(Increment(3))
         print("the count is", await counter.ask(Get()))
         counter.tell(Increment(-1))  # a crash; what waits behind it is for the next incarnation
-        print("after a crash it is", await counter.ask(Get()))
-        print("in incarnation", system.tree()[1].incarnation)
+        print("after a crash:", await counter.ask(Get()), "in life", system.tree()[1].incarnation)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The interoperability program: one service and one client for every transport.
 
     python examples/interop.py serve TRANSPORT URL [--queue NAME]
-    python examples/interop.py call TRANSPORT URL [--queue NAME]
+    python examples/interop.py call TRANSPORT URL [--queue NAME] [--dialect nestrs]
 
 `serve` prints `ready` once it accepts messages and runs until SIGTERM. `call` runs
 every case against whatever listens there, this program or a NestJS service with the
@@ -115,6 +115,13 @@ class Interop(Actor):
         return milliseconds
 
 
+class Announcer(Actor):
+    """Stands last in the tree, so that it starts when the bridge accepts messages."""
+
+    async def started(self) -> None:
+        print("ready", flush=True)
+
+
 class Case:
     """One case of `call`: what to do, and what must come of it."""
 
@@ -145,9 +152,7 @@ async def items(client: Client) -> list[Any]:
     return [item async for item in client.stream("stream.count", {"n": 3})]
 
 
-def seen_after(
-    crash: bool, user: dict[str, str]
-) -> Callable[[Client], Awaitable[bool]]:
+def seen_after(crash: bool, user: dict[str, str]) -> Callable[[Client], Awaitable[bool]]:
     """The service keeps an event; with `crash`, also across the crash of its neighbour."""
 
     async def act(client: Client) -> bool:
@@ -179,12 +184,33 @@ async def many(client: Client) -> list[int]:
     return [number for number in range(64) if answers[number] != {"number": number}]
 
 
-def cases() -> list[Case]:
+def failing(pattern: str, error: Any) -> Case:
+    return Case(pattern, send(pattern, {}), {"error": error})
+
+
+# The errors of one service, as each dialect writes them.
+FAILURES = {
+    "nest": [
+        failing("fail.rpc", {"status": 404, "message": "nope"}),
+        failing("fail.text", {"status": "error", "message": "refused"}),
+        failing("fail.plain", {"status": "error", "message": "Internal server error"}),
+        failing(
+            "nobody.home", "There is no matching message handler defined in the remote service."
+        ),
+    ],
+    "nestrs": [
+        failing("fail.rpc", {"message": "nope", "details": {"status": 404}}),
+        failing("fail.text", {"message": "refused"}),
+        failing("fail.plain", {"message": "Internal server error"}),
+        failing("nobody.home", {"message": "no microservice handler for pattern `nobody.home`"}),
+    ],
+}
+
+
+def cases(dialect: str) -> list[Case]:
     tricky = {"s": 'héllo ✓ 😀 #12#{"', "n": 1.5, "b": True, "z": None, "l": [1, [2, {"k": "v"}]]}
     user = {"id": str(uuid.uuid4()), "name": "Ada"}
-    unexpected = {"error": {"status": "error", "message": "Internal server error"}}
-    nobody = "There is no matching message handler defined in the remote service."
-    return [
+    found = [
         Case("math.sum", send("math.sum", [1, 2, 3]), 6),
         Case('{"cmd":"sum"}', send({"cmd": "sum"}, [4, 5, 6]), 15),
         Case("echo", send("echo", tricky), tricky),
@@ -192,34 +218,30 @@ def cases() -> list[Case]:
         Case("echo false", send("echo", False), False),
         Case("echo empty text", send("echo", ""), ""),
         Case("echo 100 kB", send("echo", "é" * 50_000), "é" * 50_000),
-        Case(
-            "fail.rpc", send("fail.rpc", {}), {"error": {"status": 404, "message": "nope"}}
-        ),
-        Case(
-            "fail.text", send("fail.text", {}), {"error": {"status": "error", "message": "refused"}}
-        ),
-        Case("fail.plain", send("fail.plain", {}), unexpected),
-        Case("stream.count", items, [1, 2, 3]),
-        Case("nobody", send("nobody.home", {}), {"error": nobody}),
+        *FAILURES[dialect],
         Case("user.created", seen_after(False, user), True),
         Case("seen after a crash", seen_after(True, user), True),
         Case("64 at once", many, []),
     ]
+    if dialect == "nest":  # nestrs has no streams
+        found.append(Case("stream.count", items, [1, 2, 3]))
+    return found
 
 
 async def call(url: str, options: dict[str, Any]) -> int:
     async with connect(url, patience=10, **options) as client:
-        results = [await case.run(client) for case in cases()]
+        results = [await case.run(client) for case in cases(options.get("dialect", "nest"))]
     return 0 if all(results) else 1
 
 
-def tree(url: str, options: dict[str, Any]) -> Supervisor:
+def tree(url: str, options: dict[str, Any], *last: Any) -> Supervisor:
     return Supervisor(
         "interop",
         [
             child(Kept),
             child(Interop, needs("kept"), concurrency=16),
             serve(url, **options),
+            *last,
         ],
     )
 
@@ -230,15 +252,12 @@ def main() -> None:
     parser.add_argument("transport", choices=["tcp"])
     parser.add_argument("url")
     parser.add_argument("--queue", help="queue or group name, on transports that have one")
+    parser.add_argument("--dialect", choices=sorted(FAILURES), help="what `call` speaks")
     given = parser.parse_args()
-    options = {} if given.queue is None else {"queue": given.queue}
+    options = {name: getattr(given, name) for name in ("queue", "dialect") if getattr(given, name)}
     if given.mode == "call":
         sys.exit(trio.run(call, given.url, options))
-    run(
-        tree(given.url, options),
-        dead_letters=None,
-        on_ready=lambda: print("ready", flush=True),
-    )
+    run(tree(given.url, options, child(Announcer)), dead_letters=None)
 
 
 if __name__ == "__main__":

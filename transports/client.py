@@ -117,7 +117,9 @@ class Client(ABC):
         pattern, answer = _resolve(pattern, returns, streamed=True)
         return self._decoded(pattern, _encoded(data), answer)
 
-    async def _decoded(self, pattern: Pattern, data: bytes, answer: Payload) -> AsyncGenerator[Any, None]:
+    async def _decoded(
+        self, pattern: Pattern, data: bytes, answer: Payload
+    ) -> AsyncGenerator[Any, None]:
         async with aclosing(self._stream(pattern, data)) as items:
             async for raw in items:
                 yield answer.decode(raw)

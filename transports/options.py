@@ -22,7 +22,7 @@ def parse_url(url: str) -> SplitResult:
         _ = parts.port  # read here, because this is where a bad one raises
     except ValueError as error:
         raise DeclarationError(f"{shown(url)} is no URL: {error}.") from error
-    if not parts.scheme or not (parts.netloc or parts.path):
+    if "://" not in url or not (parts.netloc or parts.path):
         raise DeclarationError(
             f"{shown(url)} is no transport URL; one looks like tcp://127.0.0.1:3001."
         )
@@ -42,18 +42,21 @@ def parse_options(kind: type[O], url: str, options: Mapping[str, Any]) -> O:
         values[name] = _from_text(name, text, fields[name].type, url)
     for name, value in options.items():
         _check_name(name, fields, url)
+        _check_type(name, value, fields[name].type, url)
         values[name] = value
     try:
         return kind(**values)
     except (TypeError, ValueError) as error:
-        raise DeclarationError(f"{shown(url)}: {error}") from error
+        # attrs' validators put more into the error than its text.
+        raise DeclarationError(f"{shown(url)}: {error.args[0]}") from error
 
 
 def shown(url: str) -> str:
     """The URL as it may be logged: without its login and its options."""
-    parts = urlsplit(url)
-    host = parts.netloc.rpartition("@")[2]
-    return f"{parts.scheme}://{host}{parts.path}" if parts.scheme else url.partition("?")[0]
+    # Not `urlsplit`: what it cannot read has to be shown, too.
+    scheme, slashes, rest = url.partition("://") if "://" in url else ("", "", url)
+    rest = rest.partition("?")[0].partition("#")[0]
+    return f"{scheme}{slashes}{rest.rpartition('@')[2]}"
 
 
 def _check_name(name: str, fields: Mapping[str, Any], url: str) -> None:
@@ -62,6 +65,16 @@ def _check_name(name: str, fields: Mapping[str, Any], url: str) -> None:
     near = difflib.get_close_matches(name, fields, n=1)
     hint = f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(fields)}."
     raise DeclarationError(f"{shown(url)}: there is no option {name!r}. {hint}")
+
+
+def _check_type(name: str, value: Any, kind: Any, url: str) -> None:
+    taken = {int: int, float: (int, float), bool: bool, str: str}.get(kind)
+    if taken is None or (isinstance(value, taken) and isinstance(value, bool) == (kind is bool)):
+        return
+    raise DeclarationError(
+        f"{shown(url)}: the option {name!r} must be of type {kind.__name__}, "
+        f"got {type(value).__name__}."
+    )
 
 
 def _from_text(name: str, text: str, kind: Any, url: str) -> Any:

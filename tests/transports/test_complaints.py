@@ -58,6 +58,4 @@ async def test_a_peer_cannot_write_lines_of_its_own(
 ) -> None:
     complaints.say("requests", 'asked for {"é":\n"shop/tcp: all is well\x1b[0m"}')
 
-    assert lines(caplog) == [
-        'shop/tcp: asked for {"é":\\n"shop/tcp: all is well\\x1b[0m"}'
-    ]
+    assert lines(caplog) == ['shop/tcp: asked for {"é":\\n"shop/tcp: all is well\\x1b[0m"}']

@@ -365,9 +365,7 @@ async def test_an_event_reaches_every_handler_of_its_pattern(url: str, notes: No
     assert sorted(notes.seen) == ["audited tea", "tea"]
 
 
-async def test_an_event_to_a_requests_pattern_runs_its_handler(
-    shop: Service, notes: Notes
-) -> None:
+async def test_an_event_to_a_requests_pattern_runs_its_handler(shop: Service, notes: Notes) -> None:
     notes.gates[5].set()
     async with shop.client() as client:
         await client.emit("wait", 5)
@@ -478,9 +476,7 @@ async def test_the_late_answer_to_a_cancelled_call_is_nobodys(shop: Service, not
         assert await client.send("wait", 2) == 2
 
 
-async def test_calls_that_wait_fail_at_once_when_the_service_ends(
-    url: str, notes: Notes
-) -> None:
+async def test_calls_that_wait_fail_at_once_when_the_service_ends(url: str, notes: Notes) -> None:
     async with serving(url, child(Shop, notes)) as shop, shop.client() as client:
         async with trio.open_nursery() as nursery:
 

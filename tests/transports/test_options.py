@@ -44,14 +44,24 @@ def test_keywords_win_over_the_url() -> None:
     ("query", "options", "text"),
     [
         ("?sice=5", {}, "there is no option 'sice'. Did you mean 'size'?"),
-        ("", {"weight": 5}, "there is no option 'weight'. There are: size, wait, tls, mode."),
+        ("", {"colour": 5}, "there is no option 'colour'. There are: size, wait, tls, mode."),
         ("?size=x", {}, "the option 'size' must be of type int, got 'x'."),
         ("?tls=maybe", {}, "the option 'tls' must be of type bool, got 'maybe'."),
         ("?size=0", {}, "'size' must be > 0: 0"),
-        ("", {"size": "5"}, "the option 'size' must be of type int, got '5'."),
+        ("", {"size": "5"}, "the option 'size' must be of type int, got str."),
+        ("", {"size": True}, "the option 'size' must be of type int, got bool."),
         ("", {"mode": "slow"}, "'mode' must be in ('fast', 'safe') (got 'slow')"),
     ],
-    ids=["misspelt", "foreign", "no number", "no bool", "out of range", "text", "no choice"],
+    ids=[
+        "misspelt",
+        "foreign",
+        "no number",
+        "no bool",
+        "out of range",
+        "text",
+        "a bool",
+        "no choice",
+    ],
 )
 def test_options_that_cannot_work_are_refused(
     query: str, options: dict[str, Any], text: str
@@ -104,8 +114,8 @@ def test_a_url_is_shown_without_its_secrets(url: str, harmless: str) -> None:
         "tcp://user:s3cret@host:port",
         "tcp://user:s3cret@[host",
         "user:s3cret@host",
-        "tcp://user:s3cret@host?in_flight=s3cret",
-        "tcp://host?s3cret=1",
+        "tcp://user:s3cret@host?in_fligth=1",
+        "tcp://user:s3cret@host?in_flight=x",
     ],
 )
 def test_errors_do_not_show_secrets(url: str) -> None:

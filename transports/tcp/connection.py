@@ -6,7 +6,6 @@ them would cost more than the answers (benchmarks/tcp.py).
 """
 
 import socket
-from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -21,7 +20,7 @@ from ...actors.envelope import Envelope
 from ...actors.errors import PayloadError, Retry, RpcError
 from ...actors.mailbox import Mailbox
 from ..codec.dialect import Dialect, Frames
-from ..codec.packet import TypedPacket
+from ..codec.packet import Packet, TypedPacket
 from ..complaints import Complaints
 from .poller import Poller
 
@@ -90,7 +89,9 @@ class Connection:
         self.name = name
         self.dialect: Dialect
         self.frames: Frames | None = None
-        self.bodies: deque[bytes] = deque()
+        # What is left of a chunk while something in it has to wait.
+        self.bodies: list[bytes] = []
+        self.event: Packet | None = None
         self.latest: Route | None = None
         self.waiting: tuple[Mailbox, Envelope] | None = None
         self.over = False

@@ -58,6 +58,7 @@ class Readiness:
             self._ready = False
             await trio.lowlevel.checkpoint()
             if not self._closed and not self._take():
+                self._ready = True
                 return
         if not self._closed:
             self._task = current_task()
@@ -70,6 +71,8 @@ class Readiness:
         if self._task is None:
             self._ready = True
         elif not self._take():
+            # There may be more to read, which no further edge will tell.
+            self._ready = True
             self._wake()
 
     def close(self) -> None:

@@ -181,6 +181,10 @@ class TcpBridge:
         """
         options = self._options
         while not self._draining:
+            frames = connection.frames
+            if frames is not None and frames.error is not None:
+                self._refuse(connection, "broken frames", frames.error)
+                return False
             try:
                 data = connection.sock.recv(_CHUNK)
             except BlockingIOError:
@@ -189,18 +193,14 @@ class TcpBridge:
                 data = b""
             if not data:
                 break
-            frames = connection.frames or self._begin(connection, data)
+            frames = frames or self._begin(connection, data)
             if frames is None:
                 break
-            connection.bodies.extend(frames.feed(data))
-            if not self._dispatch(connection):
+            if not self._dispatch(connection, frames.feed(data)):
                 return False
-            if frames.error is not None:
-                self._refuse(connection, "broken frames", frames.error)
-                break
             if connection.in_flight >= options.in_flight or connection.clogged or frames.partial:
                 return False
-            if len(data) < _CHUNK:
+            if len(data) < _CHUNK and frames.error is None:
                 return True
         connection.over = True
         return False
@@ -221,51 +221,56 @@ class TcpBridge:
         connection.frames = connection.dialect.frames(self._options.frame_limit)
         return connection.frames
 
-    def _dispatch(self, connection: Connection) -> bool:
+    def _dispatch(self, connection: Connection, bodies: list[bytes]) -> bool:
         """Give packets to mailboxes up to the first that has to wait; False if one has."""
         if self._version != self._registry.version:
             self._version = self._registry.version
             self._routes.clear()
             for each in self._connections:
                 each.latest = None
-        bodies, latest = connection.bodies, connection.latest
-        while bodies:
-            body = bodies[0]
+        latest = connection.latest
+        rest = iter(bodies)
+        for body in rest:
             # Most requests are like the one before: guess, and read them in one pass.
-            if latest is None or not body.startswith(latest.beginning) or not body.isascii():
-                if self._dispatch_unlike(connection):
-                    latest = connection.latest
-                    continue
+            if latest is not None and body.startswith(latest.beginning) and body.isascii():
+                try:
+                    packet = latest.decode(body)
+                except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
+                    pass
+                else:
+                    connection.in_flight += 1
+                    handler = latest.handler
+                    request = Request(connection, bytes(packet.id), handler, latest.name)
+                    envelope = Envelope(packet.data, handler, request, request)
+                    if latest.mailbox.put(envelope):
+                        continue
+                    connection.waiting = (latest.mailbox, envelope)
+                    connection.bodies.extend(rest)
+                    return False
+            if not self._dispatch_unlike(connection, body):
+                connection.bodies.extend(rest)
                 return False
-            try:
-                packet = latest.decode(body)
-            except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
-                if self._dispatch_unlike(connection):
-                    continue
-                return False
-            bodies.popleft()
-            connection.in_flight += 1
-            handler = latest.handler
-            request = Request(connection, bytes(packet.id), handler, latest.name)
-            envelope = Envelope(packet.data, handler, request, request)
-            if not latest.mailbox.put(envelope):
-                connection.waiting = (latest.mailbox, envelope)
-                return False
+            latest = connection.latest
         return True
 
-    def _dispatch_unlike(self, connection: Connection) -> bool:
-        """Give the next packet, whatever it is, to its mailbox; False if that has to wait."""
-        dialect, bodies = connection.dialect, connection.bodies
+    def _dispatch_unlike(self, connection: Connection, body: bytes) -> bool:
+        """Give one packet, whatever it is, to its mailbox; False if that has to wait."""
+        dialect = connection.dialect
         try:
-            packet = dialect.decode_packet(bodies[0])
+            packet = dialect.decode_packet(body)
         except CodecError as error:
-            return self._invalid(connection, error)
-        if packet is not None and not packet.id:
-            return False  # events may wait for the dead-letter store
-        bodies.popleft()
+            answer = dialect.invalid_request()
+            if answer is None:
+                self._refuse(connection, "packets that are none", str(error))
+                return False
+            connection.write(answer)
+            return True
         if packet is None:
             return True
         connection.in_flight += 1
+        if not packet.id:
+            connection.event = packet  # it may have to wait for the dead-letter store
+            return False
         pattern = bytes(packet.pattern)
         route = self._routes.get(pattern) or self._find(dialect, pattern)
         if route is None:
@@ -292,24 +297,14 @@ class TcpBridge:
                 (mailbox, envelope), connection.waiting = connection.waiting, None
                 if not await mailbox.put_wait(envelope) and envelope.receipt is not None:
                     envelope.receipt.released("the actor has ended")
-            elif connection.bodies:
-                packet = connection.dialect.decode_packet(connection.bodies.popleft())
-                if packet is not None:
-                    connection.in_flight += 1
-                    await self._event(connection, packet)
-            if connection.over or self._dispatch(connection):
+            elif connection.event is not None:
+                packet, connection.event = connection.event, None
+                await self._event(connection, packet)
+            bodies = list(connection.bodies)
+            connection.bodies.clear()
+            if connection.over or self._dispatch(connection, bodies):
                 break
         await connection.fewer_than(self._options.in_flight)
-
-    def _invalid(self, connection: Connection, error: CodecError) -> bool:
-        """A body is no packet: answer and go on, or end the connection, as its dialect does."""
-        answer = connection.dialect.invalid_request()
-        if answer is not None:
-            connection.bodies.popleft()
-            connection.write(answer)
-            return True
-        self._refuse(connection, "packets that are none", str(error))
-        return False
 
     def _find(self, dialect: Dialect, pattern: bytes) -> Route | None:
         name = dialect.route(pattern)
