@@ -23,7 +23,7 @@ from .lifecycle import Bus, Undelivered
 from .mailbox import Mailbox
 from .ref import Ref
 from .sickness import Sickness
-from .timers import Timers
+from .timers import Timer, Timers
 
 __all__ = ["Cell", "CellOptions", "CellServices"]
 
@@ -86,6 +86,7 @@ class Cell:
         )
         self._arguments = arguments
         self._local_ids = 0
+        self._postponed: dict[Timer, Envelope] = {}
         self._number = 0
 
     def __repr__(self) -> str:
@@ -103,7 +104,8 @@ class Cell:
             self.mailbox.open()
         incarnation.announce(self.ref)
         await Lanes(self, actor, incarnation, hand).run()
-        await actor.stopping()
+        if incarnation.ending is None and not incarnation.scope.cancel_called:
+            await actor.stopping()
 
     def open(self) -> None:
         """Take mail from now on, also before the first incarnation has started."""
@@ -112,6 +114,11 @@ class Cell:
 
     def close(self, why: str) -> None:
         """No further incarnation comes: release all mail and take no more."""
+        for timer, envelope in self._postponed.items():
+            timer.cancel()
+            self.mailbox.free()
+            self.release(envelope, why)
+        self._postponed.clear()
         self.mailbox.close(lambda envelope: self.release(envelope, why))
         self.sickness.release(lambda envelope: self.release(envelope, why))
 
@@ -121,6 +128,13 @@ class Cell:
             envelope.receipt.released(why)
         else:
             self.undelivered(envelope.message, why)
+
+    def give_back(self, envelope: Envelope, why: str) -> None:
+        """A message was cancelled in hand, through no fault of its own: the next life has it."""
+        if envelope.receipt is None and self.mailbox.is_open:
+            self.mailbox.readmit(envelope, first=True)
+        else:
+            self.release(envelope, why)
 
     def undelivered(self, message: Any, why: str) -> None:
         # The type alone: contents of messages do not belong in logs.
@@ -140,13 +154,12 @@ class Cell:
         envelope.attempt += 1
 
         def back() -> None:
+            del self._postponed[timer]
             self.mailbox.free()
-            if self.mailbox.is_open:
-                self.mailbox.readmit(envelope)
-            else:
-                self.release(envelope, "the actor has ended")
+            self.mailbox.readmit(envelope)
 
-        self.services.timers.call_at(due, back)
+        timer = self.services.timers.call_at(due, back)
+        self._postponed[timer] = envelope
 
     def set_aside(self, envelope: Envelope, error: BaseException, reason: str) -> None:
         """Make a dead letter of a local message."""

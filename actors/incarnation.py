@@ -152,7 +152,8 @@ class Incarnation:
         fatal = _fatal(error)
         if fatal is not None:
             return Ending("fatal", fatal)
-        if self.scope.cancelled_caught or self.scope.cancel_called:
+        # A Cancelled that comes out is somebody else's cancellation, never a crash.
+        if self.scope.cancel_called or isinstance(error, trio.Cancelled):
             return Ending("killed", error)
         if error is None:
             return Ending("shutdown" if self.stopping else "normal")

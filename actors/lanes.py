@@ -202,7 +202,7 @@ class Lanes:
         if isinstance(error, Exception):
             self._crashed(error, envelope)
             return True
-        self._cell.release(envelope, "it was cancelled")
+        self._cell.give_back(envelope, "it was cancelled")
         raise error
 
     def _crashed(self, error: Exception, envelope: Envelope) -> None:

@@ -16,12 +16,16 @@ The tree, in the order of its start; what comes later needs what stands before i
 """
 
 import argparse
+import io
+import json
 import logging
 import os
 import socket
 import sys
+import textwrap
+import time
 from collections.abc import AsyncIterator, Awaitable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -55,9 +59,9 @@ from understudy import (
     running,
     serve,
 )
-from understudy.actors.lifecycle import Crashed, DeadLettered, Escalated, Restarting, Started
+from understudy.actors.lifecycle import DeadLettered, Escalated, Restarting, Started
 from understudy.cli.main import main as understudy
-from understudy.supervisors.logs import log_lifecycle
+from understudy.supervisors.logs import LOGGER, configure, log_lifecycle
 from understudy.testing import Lifecycle
 
 URL: Final = "tcp://127.0.0.1:3001"
@@ -230,3 +234,297 @@ def shop(url: str) -> Supervisor:
     )
 
 
+# -- the demo -------------------------------------------------------------------------
+
+PAYMENTS: Final = "shop/back-office/payments"
+SHOWN: Final = {"Crashed", "Restarting", "GaveUp", "Escalated", "DeadLettered"}
+"""Notices whose log lines are part of the story; the log file has all of them."""
+
+
+class StoryBroken(Exception):
+    """Something did not happen as told."""
+
+
+class Story(logging.Handler):
+    """Prints chapters, sentences, and the log as it is written."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.out = sys.stdout
+        self.colour = self.out.isatty() and "NO_COLOR" not in os.environ
+        self.began = time.perf_counter()
+        self.chapters = 0
+
+    @property
+    def elapsed(self) -> float:
+        return time.perf_counter() - self.began
+
+    def chapter(self, title: str) -> None:
+        self.chapters += 1
+        self.say(f"{self.chapters}. {title}", style="1", indent="\n")
+
+    def say(self, text: str, *, style: str = "", indent: str = "   ") -> None:
+        text = textwrap.fill(text, 96, initial_indent=indent, subsequent_indent=" " * 14)
+        print(f"\033[{style}m{text}\033[0m" if style and self.colour else text, file=self.out)
+
+    def check(self, fact: bool, text: str) -> None:
+        """Say what is true if `fact` is. Raises `StoryBroken` if it is not."""
+        if not fact:
+            raise StoryBroken(text)
+        self.say(text)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if getattr(record, "notice", "") in SHOWN:
+            self.say(f"{self.elapsed:6.3f} s   {record.getMessage()}", style="2")
+
+    def tree(self, system: System) -> None:
+        for line in system.tree():
+            name = "  " * line.depth + line.path.rpartition("/")[2]
+            text = f"   {name:<18}{line.kind:<12}{line.state:<10}incarnation {line.incarnation}"
+            self.say(text, style="33" if line.incarnation > 1 else "", indent="")
+
+
+@attrs.frozen
+class Demo:
+    """What happens in each chapter."""
+
+    story: Story
+    system: System
+    client: Client
+    store: SQLiteStore
+    letters: Path
+    seen: Lifecycle
+
+    async def play(self) -> None:
+        for chapter in (
+            self.a_tree_is_started,
+            self.orders_are_placed,
+            self.a_bad_payload_is_answered,
+            self.a_request_crashes_its_actor,
+            self.a_local_crash_is_counted,
+            self.a_subtree_is_rebuilt,
+            self.a_poison_event_is_set_aside,
+            self.a_dead_letter_is_replayed,
+            self.what_is_left,
+        ):
+            await chapter()
+
+    async def a_tree_is_started(self) -> None:
+        self.story.chapter("A tree is started, child by child")
+        self.story.tree(self.system)
+        (address,) = self.system.addresses().values()
+        self.story.check(self.system.healthy, f"It is healthy and listens at {address}.")
+
+    async def orders_are_placed(self) -> None:
+        self.story.chapter("Orders are placed, and streamed")
+        place, story = Orders.place, self.story
+        tea = PlaceOrder("ada@example.org", [Item("tea", 2), Item("cup", 1)])
+        pot = PlaceOrder("bob@example.org", [Item("pot", 1)])
+        orders = [await self.client.send(place, wish) for wish in (tea, pot)]
+        streamed = [order async for order in self.client.stream(Orders.all, None)]
+        for order in streamed:
+            items = ", ".join(f"{item.quantity} {item.sku}" for item in order.items)
+            story.say(f"order {order.id} of {order.customer}: {items}, {cents(order.total)}")
+        story.check(streamed == orders, "The stream had what the answers had said.")
+        error = await refusal(self.client.send(place, attrs.evolve(pot, items=[Item("pot", 5)])))
+        story.check(error.get("status") == 409, f"Five more pots: {error}")
+
+    async def a_bad_payload_is_answered(self) -> None:
+        self.story.chapter("A bad payload is answered with every wrong field")
+        items = [{"sku": 7, "quantity": 1}, {"quantity": "two"}, {"sku": "tea", "quantity": 0}]
+        wish = {"customer": None, "items": items}
+        self.story.say(f"orders.place {json.dumps(wish)}")
+        error = await refusal(self.client.send("orders.place", wish))
+        for problem in error.get("errors", ()):
+            self.story.say(f"{problem['path']:<20}{problem['message']}", indent="      ")
+        self.story.check(
+            [problem["path"] for problem in error["errors"]]
+            == [
+                "customer",
+                "items[0].sku",
+                "items[1].sku",
+                "items[1].quantity",
+                "items[2].quantity",
+            ],
+            "No handler has run, and nothing was counted.",
+        )
+
+    async def a_request_crashes_its_actor(self) -> None:
+        self.story.chapter("A request crashes its actor, and its caller is answered at once")
+        story, client = self.story, self.client
+        before = await client.send(Orders.placed_in_this_life, None)
+        began = trio.current_time()
+        error = await refusal(client.send(Orders.split, Split(1, people=0)))
+        answered = trio.current_time() - began
+        await self.started("shop/orders")
+        text = f"The caller has {error['message']!r} after {answered * 1000:.1f} ms, no detail."
+        story.check(error["message"] == "Internal server error" and answered < 1, text)
+        after = await client.send(Orders.placed_in_this_life, None)
+        text = f"Orders placed in this life: {before} before the crash, {after} now."
+        story.check((before, after) == (2, 0), text)
+        kept = [order.id async for order in client.stream(Orders.all, None)]
+        story.check(kept == [1, 2], "The orders themselves are in the repository, as before.")
+
+    async def a_local_crash_is_counted(self) -> None:
+        self.story.chapter("A crash of the program's own counts, and restarts wait longer")
+        self.story.say(
+            "Nobody has paid yet, so closing the day divides by zero; 3 restarts may be."
+        )
+        delays = []
+        for left in (2, 1, 0):
+            await self.close_the_day_in_vain()
+            crash = trio.current_time()
+            notice = await self.seen.expect(Restarting, lambda n: n.path == PAYMENTS)
+            await self.started(PAYMENTS)
+            await self.started("shop/back-office/mail")
+            down = trio.current_time() - crash
+            delays.append(notice.delay)
+            text = f"It was down for {down * 1000:.0f} ms; {left} more restarts may be."
+            self.story.check(notice.left == left and down >= notice.delay * 0.99, text)
+        text = "Each restart took mail along (one_for_all), and each waited longer than the last."
+        self.story.check(all(one < other for one, other in pairwise(delays)), text)
+
+    async def a_subtree_is_rebuilt(self) -> None:
+        self.story.chapter("One crash too many: the back office gives up, its parent rebuilds it")
+        story, payments = self.story, self.system.ref(Payments)
+        await self.close_the_day_in_vain()
+        escalated = await self.seen.expect(Escalated)
+        await self.started("shop/tcp")
+        text = "The door was started after the back office, so it was closed and opened with it."
+        story.check(escalated.child == "shop/back-office", text)
+        order = await self.client.send(Payments.pay, OrderId(1))
+        story.check(
+            order.state == "paid", f"The client is connected again: order 1 is {order.state}."
+        )
+        average = await payments.ask(CloseDay())
+        text = f"The day can be closed: {cents(average)} a payment. The reference was taken before."
+        story.check(average == order.total, text)
+
+    async def a_poison_event_is_set_aside(self) -> None:
+        self.story.chapter("A poison event is retried, then set aside as a dead letter")
+        self.story.say("The template for mails has a typo: {custmer}.")
+        await self.client.emit("orders.shipped", OrderId(1))
+        dead = await self.seen.expect(DeadLettered, within=5)
+        (letter,) = await self.store.find("dead")
+        text = f"It is in {self.letters.name}, to the byte: {letter.pattern} {letter.body!r}"
+        self.story.check((letter.id, letter.attempts) == (dead.id, 4), text)
+        office = self.states()["shop/back-office"].incarnation
+        self.story.check(office == 2, "Mail alone was restarted, and no restart was counted.")
+        self.story.check(await self.command("list") == 0, "Nothing is lost.")
+
+    async def a_dead_letter_is_replayed(self) -> None:
+        self.story.chapter("The cause is fixed, the dead letter replayed")
+        repository: Repository = self.system.offer("repository")
+        repository.template = repository.template.replace("custmer", "customer")
+        (letter,) = await self.store.find("dead")
+        code = await self.command("replay", letter.id, "--wait", "5")
+        sent = repository.mails
+        self.story.check(code == 0 and len(sent) == 1, f"One mail was sent: {sent}")
+        order = repository.find(1)
+        self.story.check(order.state == "shipped", f"Order 1 is {order.state}.")
+
+    async def what_is_left(self) -> None:
+        self.story.chapter("The tree after all that")
+        self.story.tree(self.system)
+        lives = [line.incarnation for line in self.system.tree()]
+        self.story.check(
+            self.system.healthy and lives == [1, 1, 1, 2, 2, 5, 9, 2],
+            f"It is healthy. All of it took {self.story.elapsed:.1f} s.",
+        )
+
+    # -- details
+
+    async def started(self, path: str) -> None:
+        """Wait until the next life of a child has begun."""
+        await self.seen.expect(Started, lambda notice: notice.path == path, within=5)
+
+    async def close_the_day_in_vain(self) -> None:
+        try:
+            await self.system.ref(Payments).ask(CloseDay())
+        except ActorCrashed as error:
+            if isinstance(error.__cause__, ZeroDivisionError):
+                return
+            raise
+        raise StoryBroken("closing a day without payments crashes")
+
+    async def command(self, *arguments: str) -> int:
+        """A command of the command line, which works on the file from any process."""
+        self.story.say(f"$ understudy dead-letters {' '.join(arguments)}", style="1")
+        output = io.StringIO()
+        with redirect_stdout(output):
+            whole = ["dead-letters", *arguments, "--store", str(self.letters)]
+            code = await trio.to_thread.run_sync(understudy, whole)
+        for line in output.getvalue().splitlines():
+            self.story.say(line)
+        return code
+
+
+async def refusal(call: Awaitable[object]) -> dict[str, Any]:
+    """The error that a call is answered with."""
+    try:
+        await call
+    except RpcError as error:
+        return dict(error.error)
+    raise StoryBroken("the call is refused")
+
+
+def cents(amount: int) -> str:
+    return f"{amount / 100:.2f}"
+
+
+async def demo(folder: Path, story: Story) -> None:
+    letters = folder / "dead-letters.sqlite"
+    store = SQLiteStore(letters)
+    events = RetryPolicy(attempts=4, delays=(0.0, 0.1, 0.2))
+    url = free_url()
+    async with running(shop(url), dead_letters=store, events=events) as system:
+        end_log = log_lifecycle(system.bus, system.timers)
+        async with connect(url) as client:
+            await Demo(story, system, client, store, letters, Lifecycle(system.bus)).play()
+        end_log()
+
+
+def free_url() -> str:
+    """A port that stays the same when the listener is restarted, which port 0 would not."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"tcp://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def folder_for(keep: str | None) -> Iterator[Path]:
+    if keep is not None:
+        yield Path(keep)
+    else:
+        with TemporaryDirectory(prefix="shop-") as folder:
+            yield Path(folder)
+
+
+def tell(keep: str | None) -> int:
+    """Run the demo; returns the exit code."""
+    story = Story()
+    LOGGER.addHandler(story)
+    with folder_for(keep) as folder, (folder / "shop.log").open("w") as log:
+        configure("text", stream=log)
+        try:
+            trio.run(demo, folder, story)
+        except (StoryBroken, AssertionError) as error:
+            print(f"This did not happen: {error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A shop under supervision.")
+    parser.add_argument("mode", nargs="?", choices=["demo", "serve"], default="demo")
+    parser.add_argument("url", nargs="?", default=URL, help=f"where to serve ({URL})")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep the demo's log and dead letters")
+    given = parser.parse_args()
+    if given.mode == "serve":
+        run(shop(given.url))
+    else:
+        sys.exit(tell(given.keep))
+
+
+if __name__ == "__main__":
+    main()

@@ -434,6 +434,8 @@ class Supervision:
             return False, None  # somebody waited for this end already
         child.become("down")
         self._publish_end(child, ending)
+        if ending.kind == "fatal":
+            return False, None  # remembered when it was reported; the loop ends
         if is_restarted(child.spec.restart, ending):
             return await self._restart(child, ending)
         child.become("ended")
@@ -568,7 +570,7 @@ class Supervision:
         self.tree.bus.publish(notice)
 
     def _publish_end(self, child: Child, ending: Ending) -> None:
-        if ending.clean:
+        if ending.clean or ending.kind == "fatal":
             notice = Stopped(path=child.path, incarnation=child.number, how=ending.kind)
             self._publish(notice)
         elif ending.kind == "gave up":

@@ -31,6 +31,7 @@ from .delivery.office import REPLAY_POLL, DeadLetterOffice, describe_error
 from .delivery.policy import DEFAULT_POLICY, RetryPolicy
 from .delivery.record import DeadLetter
 from .delivery.store import DeadLetterStore, MemoryStore
+from .logs import log_lifecycle
 from .registry import Registry
 from .supervisor import Child, Supervision
 
@@ -288,6 +289,7 @@ async def running(tree: Supervisor, **options: Any) -> AsyncIterator[System]:
     `SupervisorGaveUp`, or whatever ended it, raised.
     """
     system = System(tree, **options)
+    end_log = log_lifecycle(system.bus, system.timers)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:
         try:
@@ -305,6 +307,7 @@ async def running(tree: Supervisor, **options: Any) -> AsyncIterator[System]:
                 system.stop("the block was left")
             with trio.CancelScope(shield=True):
                 await system.finish()
+            end_log()
             nursery.cancel_scope.cancel()
     failure = _failure(system, failure)
     if failure is not None:

@@ -1,6 +1,9 @@
 """What tests of every floor share."""
 
+import os
+
 import pytest
+from hypothesis import settings
 from trio.testing import MockClock
 
 
@@ -8,3 +11,8 @@ from trio.testing import MockClock
 def clock() -> MockClock:
     """Virtual time: when every task waits, the clock jumps to the next deadline."""
     return MockClock(autojump_threshold=0)
+
+
+settings.register_profile("prove", max_examples=2000, deadline=None)
+settings.register_profile("tests", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))

@@ -40,7 +40,9 @@ class Client(ABC):
     @overload
     async def send(
         self,
-        pattern: Callable[[S, P], Awaitable[R]] | Callable[[S, P, MessageContext], Awaitable[R]],
+        pattern: Callable[[S, P], Awaitable[R]]
+        | Callable[[S, P, MessageContext], Awaitable[R]]
+        | Callable[[S], Awaitable[R]],
         data: P,
         *,
         timeout: float = ...,
@@ -48,11 +50,15 @@ class Client(ABC):
     @overload
     async def send(
         self,
-        pattern: Callable[[S, P], R] | Callable[[S, P, MessageContext], R],
+        pattern: Callable[[S, P], R] | Callable[[S, P, MessageContext], R] | Callable[[S], R],
         data: P,
         *,
         timeout: float = ...,
     ) -> R: ...
+    @overload
+    async def send(self, pattern: Callable[[S], Awaitable[R]], *, timeout: float = ...) -> R: ...
+    @overload
+    async def send(self, pattern: Callable[[S], R], *, timeout: float = ...) -> R: ...
     @overload
     async def send(
         self, pattern: Pattern, data: object = ..., *, returns: type[R], timeout: float = ...
@@ -83,9 +89,13 @@ class Client(ABC):
     @overload
     async def emit(
         self,
-        pattern: Callable[[S, P], object] | Callable[[S, P, MessageContext], object],
+        pattern: Callable[[S, P], object]
+        | Callable[[S, P, MessageContext], object]
+        | Callable[[S], object],
         data: P,
     ) -> None: ...
+    @overload
+    async def emit(self, pattern: Callable[[S], object]) -> None: ...
     @overload
     async def emit(self, pattern: Pattern, data: object = ...) -> None: ...
     async def emit(self, pattern: Any, data: Any = UNSET) -> None:
@@ -100,9 +110,12 @@ class Client(ABC):
     def stream(
         self,
         pattern: Callable[[S, P], AsyncIterator[R]]
-        | Callable[[S, P, MessageContext], AsyncIterator[R]],
+        | Callable[[S, P, MessageContext], AsyncIterator[R]]
+        | Callable[[S], AsyncIterator[R]],
         data: P,
     ) -> AsyncGenerator[R, None]: ...
+    @overload
+    def stream(self, pattern: Callable[[S], AsyncIterator[R]]) -> AsyncGenerator[R, None]: ...
     @overload
     def stream(
         self, pattern: Pattern, data: object = ..., *, returns: type[R]

@@ -147,7 +147,7 @@ def notes() -> Notes:
     return Notes()
 
 
-@pytest.fixture(params=TRANSPORTS.values(), ids=TRANSPORTS.keys())
+@pytest.fixture(params=TRANSPORTS.values(), ids=list(TRANSPORTS))
 def url(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -304,7 +304,7 @@ async def test_ten_clients_at_once_get_each_their_own_answers(shop: Service) -> 
 async def test_a_thousand_failing_requests_harm_neither_service_nor_connection(
     shop: Service,
 ) -> None:
-    failing = ["refuse", {"cmd": "total"}, "nobody.home", "unwritable"] * 6 + ["crash"]
+    failing: list[Any] = ["refuse", {"cmd": "total"}, "nobody.home", "unwritable"] * 6 + ["crash"]
     failures: list[str] = []
 
     async with shop.client() as client:
@@ -335,13 +335,13 @@ async def test_a_stream_brings_its_items_in_order(shop: Service, count: int) -> 
 async def test_a_stream_that_fails_midway_brings_its_items_first(
     shop: Service, error: str, answer: Any
 ) -> None:
-    items: list[int] = []
     async with shop.client() as client:
+        items = client.stream("count.fail", error)
+        assert await anext(items) == 1
         with pytest.raises(RpcError) as caught:
-            async for item in client.stream("count.fail", error):
-                items.append(item)
+            await anext(items)
 
-    assert (items, caught.value.error) == ([1], answer)
+    assert caught.value.error == answer
 
 
 async def test_a_generator_ends_when_its_caller_leaves(shop: Service, notes: Notes) -> None:
@@ -497,7 +497,7 @@ async def test_a_client_finds_the_next_service_and_calls_wait_for_it(
         async with shop.client() as client:
             shop.system.stop()
             await shop.system.stopped()
-            with pytest.raises(ConnectionLost, match="gave up on 'echo' after 0.01 s") as caught:
+            with pytest.raises(ConnectionLost, match="gave up on 'echo' after") as caught:
                 await client.send("echo", 1, timeout=0.01)
             assert not caught.value.sent
 

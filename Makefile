@@ -1,0 +1,60 @@
+# Everything here needs only Python 3.11 or newer, make, git and python3-venv.
+# Tests that talk to NestJS also need Node and npm; without them they say so and skip.
+
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin
+PEERS := tests/peers/nest
+
+.PHONY: demo test lint check bench prove wheel clean
+
+demo: $(VENV)/.demo
+	$(RUN)/python examples/shop.py demo
+
+test: $(VENV)/.test
+	$(RUN)/pytest -q -rs
+
+# Formatting, lint and types, as CI holds them.
+lint: $(VENV)/.dev
+	$(RUN)/ruff check .
+	$(RUN)/ruff format --check .
+	$(RUN)/mypy
+	$(RUN)/pyright --pythonpath $(RUN)/python
+
+check: lint test
+
+# Rates and ratios, side by side with peers in one run; needs Node and npm for the second.
+bench: $(VENV)/.dev
+	$(RUN)/python benchmarks/mailbox.py
+	$(RUN)/python benchmarks/tcp.py
+
+# The long campaigns: more examples for every property, the slow cases, many rounds.
+prove: $(VENV)/.test
+	HYPOTHESIS_PROFILE=prove $(RUN)/pytest -q -rs --timeout=1800
+
+# Build the wheel, install it into a clean environment, and use it there.
+wheel: $(VENV)/.dev
+	rm -rf dist build/wheel
+	$(RUN)/python -m build --wheel --outdir dist .
+	$(PYTHON) -m venv build/wheel
+	build/wheel/bin/python -m pip install -q dist/*.whl
+	cd build && wheel/bin/python -c "import understudy; print(understudy.__version__, understudy.Actor, understudy.run, understudy.connect, understudy.serve)"
+	cd build && wheel/bin/understudy --help > /dev/null
+
+clean:
+	rm -rf $(VENV) dist build $(PEERS)/node_modules
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: pyproject.toml | $(VENV)/bin/python
+	$(RUN)/python -m pip install -q -e .
+	touch $@
+
+$(VENV)/.test: pyproject.toml | $(VENV)/bin/python
+	$(RUN)/python -m pip install -q -e '.[test]'
+	touch $@ $(VENV)/.demo
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(RUN)/python -m pip install -q -e '.[dev]'
+	touch $@ $(VENV)/.test $(VENV)/.demo
