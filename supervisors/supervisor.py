@@ -11,16 +11,14 @@ stuck and fenced aside.
 """
 
 import math
-from collections import deque
 from collections.abc import Callable
-from typing import Any, Final, Literal, Protocol
+from typing import Any, Final, Protocol
 
-import attrs
 import trio
 
 from ..actors.cell import Cell
 from ..actors.errors import DeclarationError, StartFailed, StartTimedOut, UnderstudyError
-from ..actors.incarnation import Ending, Incarnation, Runnable, SupervisorGaveUp
+from ..actors.incarnation import Ending, Incarnation, SupervisorGaveUp
 from ..actors.lifecycle import (
     Crashed,
     Escalated,
@@ -35,14 +33,14 @@ from ..actors.lifecycle import (
 from ..actors.sickness import outside_delay
 from .child import ChildSpec, Supervisor
 from .delivery.intake import IntakeServices
-from .strategy import Backoff, Window, group_of, is_restarted
+from .inbox import Command, Due, End, Inbox, Wake
+from .running_child import Child
+from .strategy import Window, group_of, is_restarted
 
-__all__ = ["KILL_GRACE", "Child", "Supervision", "Tree"]
+__all__ = ["KILL_GRACE", "Supervision", "Tree"]
 
 KILL_GRACE: Final = 5.0
 """Seconds a cancelled child has for its `finally` blocks before it is left behind."""
-
-State = Literal["down", "starting", "running", "restarting", "stopping", "ended"]
 
 
 class Tree(IntakeServices, Protocol):
@@ -53,84 +51,6 @@ class Tree(IntakeServices, Protocol):
 
     def left(self, child: "Child") -> None:
         """A child is gone from the tree, for good."""
-
-
-class Child:
-    """One place under a supervisor: its spec, what runs there, and in which life."""
-
-    def __init__(self, spec: ChildSpec, supervision: "Supervision") -> None:
-        self.spec = spec
-        self.supervision = supervision
-        self.path = f"{supervision.path}/{spec.name}"
-        self.services: IntakeServices = supervision.tree
-        self.state: State = "down"
-        self.since = 0.0
-        self.number = 0
-        self.failures = 0
-        self.up_since = math.inf
-        self.listed = False
-        self.incarnation: Incarnation | None = None
-        self.runnable: Runnable = (
-            Supervision(spec, self.path, supervision.tree, supervision)
-            if isinstance(spec, Supervisor)
-            else spec.build(self)
-        )
-
-    def __repr__(self) -> str:
-        return f"<Child {self.path} {self.state} {self.number}>"
-
-    @property
-    def alive(self) -> bool:
-        return self.incarnation is not None and self.incarnation.ending is None
-
-    def become(self, state: State) -> None:
-        self.state = state
-        self.since = trio.current_time()
-
-    def resolve(self, name: str) -> Any:
-        """What `needs(name)` means here."""
-        return self.supervision.offer(name, self.path, self.number)
-
-    def backoff_delay(self, backoff: Backoff | None) -> float:
-        """Count a failure and say how long to wait before the next start."""
-        if backoff is None:
-            return 0.0
-        # Time that it ran counts, not time that it waited: a long delay is no quiet time.
-        if trio.current_time() - self.up_since > backoff.quiet:
-            self.failures = 0
-        self.failures += 1
-        return backoff.delay(self.failures, self.services.random)
-
-
-@attrs.frozen(eq=False)
-class _Due:
-    """A delay before a restart is over."""
-
-    child: Child
-    number: int
-    group: tuple[Child, ...]
-
-
-@attrs.frozen(eq=False)
-class _End:
-    """An incarnation of a child ended by itself, or its restart failed."""
-
-    child: Child
-    number: int
-    ending: Ending
-    expected: State
-
-
-@attrs.frozen(eq=False)
-class _Command:
-    """Something another task asks of the supervisor; it waits for `done`."""
-
-    run: Callable[[], Any]
-    done: Callable[[BaseException | None], None]
-
-
-class _Wake:
-    """Look at the flags: a stop was asked for, or a cancellation came from outside."""
 
 
 class Supervision:
@@ -148,8 +68,7 @@ class Supervision:
         self._build()
         # Kept for the life of the tree, so that references stay valid across rebuilds.
         self._own = tuple(self.children)
-        self._inbox: deque[object] = deque()
-        self._mail = trio.Event()
+        self._inbox = Inbox()
         self._stop_asked = False
         self._cancelled = False
         self._fatal: BaseException | None = None
@@ -266,7 +185,7 @@ class Supervision:
 
         if self._over:
             raise UnderstudyError(f"{self.path} is not running.")
-        self._post(_Command(run, done))
+        self._inbox.post(Command(run, done))
         await finished.wait()
         if outcome[0] is not None:
             raise outcome[0]
@@ -285,7 +204,6 @@ class Supervision:
             child.failures = 0
             child.become("down")
         self.window.clear()
-        self._inbox.clear()
         self._stop_asked = self._cancelled = False
         self._fatal = None
         self._over = False
@@ -293,10 +211,9 @@ class Supervision:
 
     def _finish(self) -> None:
         self._over = True
-        for event in self._inbox:
-            if isinstance(event, _Command):
+        for event in self._inbox.clear():
+            if isinstance(event, Command):
                 event.done(UnderstudyError(f"{self.path} has ended."))
-        self._inbox.clear()
         self.close(f"its supervisor {self.path} has ended")
 
     async def _watch(self) -> None:
@@ -304,7 +221,7 @@ class Supervision:
             await trio.sleep_forever()
         finally:
             self._cancelled = True
-            self._post(_Wake())
+            self._inbox.post(Wake())
 
     async def _main(self) -> BaseException | None:
         """Returns why the supervisor failed; None when it ended in order."""
@@ -314,12 +231,12 @@ class Supervision:
         if not self._wants_stop():
             self._incarnation.announce(self)
         while not self._wants_stop():
-            event = await self._next()
-            if isinstance(event, _Command):
+            event = await self._inbox.next()
+            if isinstance(event, Command):
                 await self._obey(event)
-            elif isinstance(event, _Due):
+            elif isinstance(event, Due):
                 await self._start_group(event)
-            elif isinstance(event, _End):
+            elif isinstance(event, End):
                 over, failure = await self._ended(event)
                 if over:
                     return failure
@@ -327,7 +244,7 @@ class Supervision:
         await self._stop_all(why, self._incarnation.draining)
         return None
 
-    async def _obey(self, command: _Command) -> None:
+    async def _obey(self, command: Command) -> None:
         error: BaseException | None = None
         try:
             await command.run()
@@ -363,7 +280,7 @@ class Supervision:
         def settled() -> bool:
             return incarnation.started or incarnation.ending is not None or self._wants_stop()
 
-        await self._until(settled, limit)
+        await self._inbox.until(settled, limit)
         if incarnation.started:
             # It may have crashed since: that is then a crash like any other, by message.
             child.up_since = trio.current_time()
@@ -398,7 +315,7 @@ class Supervision:
         self._publish(Stopping(path=child.path, incarnation=child.number, why=why))
         if child.spec.shutdown > 0 and not self._hurry():
             incarnation.stop(drain=drain)
-            await self._until(
+            await self._inbox.until(
                 lambda: incarnation.ending is not None or self._hurry(), child.spec.shutdown
             )
         await self._kill(child, incarnation)
@@ -415,7 +332,7 @@ class Supervision:
             # Only after the cancellation: an actor must not wake up for its `stopping()`.
             incarnation.kill()
             incarnation.stop(drain=False)
-            await self._until(lambda: incarnation.ending is not None, KILL_GRACE)
+            await self._inbox.until(lambda: incarnation.ending is not None, KILL_GRACE)
         if incarnation.ending is None:
             self._publish(Stuck(path=child.path, incarnation=child.number, after=KILL_GRACE))
             incarnation.end(Ending("stuck"))
@@ -427,7 +344,7 @@ class Supervision:
 
     # -- a child that ended by itself ---------------------------------------------
 
-    async def _ended(self, end: _End) -> tuple[bool, BaseException | None]:
+    async def _ended(self, end: End) -> tuple[bool, BaseException | None]:
         """Returns whether the supervisor is over, and its failure."""
         child, ending = end.child, end.ending
         if child.number != end.number or child.state != end.expected:
@@ -477,12 +394,12 @@ class Supervision:
                 siblings=tuple(other.path for other in group if other is not child),
             )
         )
-        due = _Due(child, child.number, group)
+        due = Due(child, child.number, group)
         # Also without a delay by message: a stop is served before the next attempt.
         if delay > 0:
-            self.tree.timers.call_at(now + delay, lambda: self._post(due))
+            self.tree.timers.call_at(now + delay, lambda: self._inbox.post(due))
         else:
-            self._post(due)
+            self._inbox.post(due)
         return False, None
 
     async def _clear_group(self, child: Child) -> tuple[Child, ...]:
@@ -497,7 +414,7 @@ class Supervision:
                     self._remove(other)
         return tuple(other for other in group if other.spec.restart != "temporary")
 
-    async def _start_group(self, due: _Due) -> None:
+    async def _start_group(self, due: Due) -> None:
         """The delay is over: start the group in order, up to the first that fails."""
         if due.child.state != "restarting" or due.child.number != due.number:
             return
@@ -510,7 +427,7 @@ class Supervision:
             if failure is not None and not self._wants_stop():
                 # By message, as an end of its own: it counts, and a stop is served first.
                 child.become("restarting")
-                self._post(_End(child, child.number, failure, "restarting"))
+                self._inbox.post(End(child, child.number, failure, "restarting"))
                 return
 
     async def _give_up(self, child: Child, ending: Ending) -> BaseException:
@@ -542,7 +459,12 @@ class Supervision:
             raise
 
     def _add(self, spec: ChildSpec) -> Child:
-        child = Child(spec, self)
+        child = Child(spec, self, self.tree)
+        child.runnable = (
+            Supervision(spec, child.path, self.tree, self)
+            if isinstance(spec, Supervisor)
+            else spec.build(child)
+        )
         try:
             self._join(child)
         except DeclarationError:
@@ -588,22 +510,18 @@ class Supervision:
             origin=ending.origin.message_id if ending.origin is not None else None,
         )
 
-    def _post(self, event: object) -> None:
-        self._inbox.append(event)
-        self._mail.set()
-
     def _report(self, child: Child, incarnation: Incarnation) -> None:
         if incarnation.ending is None:
-            self._mail.set()  # it has started; `_start` waits for that
+            self._inbox.wake()  # it has started; `_start` waits for that
         else:
             if incarnation.ending.kind == "fatal":
                 # Whatever the supervisor is at: nothing is started or restarted any more.
                 self._fatal = incarnation.ending.error
-            self._post(_End(child, incarnation.number, incarnation.ending, "running"))
+            self._inbox.post(End(child, incarnation.number, incarnation.ending, "running"))
 
     def _on_stop(self) -> None:
         self._stop_asked = True
-        self._post(_Wake())
+        self._inbox.post(Wake())
 
     def _wants_stop(self) -> bool:
         return self._stop_asked or self._cancelled or self._fatal is not None
@@ -612,16 +530,3 @@ class Supervision:
         """A cancellation while stopping means: do not wait any longer."""
         cancelled = self._cancelled or self._incarnation.scope.cancel_called
         return self._stop_asked and cancelled
-
-    async def _next(self) -> object:
-        while not self._inbox:
-            self._mail = trio.Event()
-            await self._mail.wait()
-        return self._inbox.popleft()
-
-    async def _until(self, happened: Callable[[], bool], limit: float) -> None:
-        """Wait for something that a report makes true; other events keep their turn."""
-        with trio.move_on_after(limit):
-            while not happened():
-                self._mail = trio.Event()
-                await self._mail.wait()

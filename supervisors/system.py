@@ -33,7 +33,8 @@ from .delivery.record import DeadLetter
 from .delivery.store import DeadLetterStore, MemoryStore
 from .logs import log_lifecycle
 from .registry import Registry
-from .supervisor import Child, Supervision
+from .running_child import Child
+from .supervisor import Supervision
 
 __all__ = ["ChildState", "System", "running"]
 

@@ -40,9 +40,11 @@ class Transport(Protocol):
 
     def bridge(self, url: str, options: Mapping[str, Any], wiring: Wiring) -> Runnable:
         """The bridge for one place in one tree."""
+        ...
 
     def client(self, url: str, options: Mapping[str, Any]) -> "Client":
         """A client, not yet connected."""
+        ...
 
 
 def transport_of(url: str) -> Transport:

@@ -40,9 +40,7 @@ class Client(ABC):
     @overload
     async def send(
         self,
-        pattern: Callable[[S, P], Awaitable[R]]
-        | Callable[[S, P, MessageContext], Awaitable[R]]
-        | Callable[[S], Awaitable[R]],
+        pattern: Callable[[S, P], Awaitable[R]] | Callable[[S, P, MessageContext], Awaitable[R]],
         data: P,
         *,
         timeout: float = ...,
@@ -50,15 +48,19 @@ class Client(ABC):
     @overload
     async def send(
         self,
-        pattern: Callable[[S, P], R] | Callable[[S, P, MessageContext], R] | Callable[[S], R],
+        pattern: Callable[[S, P], R] | Callable[[S, P, MessageContext], R],
         data: P,
         *,
         timeout: float = ...,
     ) -> R: ...
     @overload
-    async def send(self, pattern: Callable[[S], Awaitable[R]], *, timeout: float = ...) -> R: ...
+    async def send(
+        self, pattern: Callable[[S], Awaitable[R]], data: None = ..., *, timeout: float = ...
+    ) -> R: ...
     @overload
-    async def send(self, pattern: Callable[[S], R], *, timeout: float = ...) -> R: ...
+    async def send(
+        self, pattern: Callable[[S], R], data: None = ..., *, timeout: float = ...
+    ) -> R: ...
     @overload
     async def send(
         self, pattern: Pattern, data: object = ..., *, returns: type[R], timeout: float = ...
@@ -89,13 +91,11 @@ class Client(ABC):
     @overload
     async def emit(
         self,
-        pattern: Callable[[S, P], object]
-        | Callable[[S, P, MessageContext], object]
-        | Callable[[S], object],
+        pattern: Callable[[S, P], object] | Callable[[S, P, MessageContext], object],
         data: P,
     ) -> None: ...
     @overload
-    async def emit(self, pattern: Callable[[S], object]) -> None: ...
+    async def emit(self, pattern: Callable[[S], object], data: None = ...) -> None: ...
     @overload
     async def emit(self, pattern: Pattern, data: object = ...) -> None: ...
     async def emit(self, pattern: Any, data: Any = UNSET) -> None:
@@ -110,12 +110,13 @@ class Client(ABC):
     def stream(
         self,
         pattern: Callable[[S, P], AsyncIterator[R]]
-        | Callable[[S, P, MessageContext], AsyncIterator[R]]
-        | Callable[[S], AsyncIterator[R]],
+        | Callable[[S, P, MessageContext], AsyncIterator[R]],
         data: P,
     ) -> AsyncGenerator[R, None]: ...
     @overload
-    def stream(self, pattern: Callable[[S], AsyncIterator[R]]) -> AsyncGenerator[R, None]: ...
+    def stream(
+        self, pattern: Callable[[S], AsyncIterator[R]], data: None = ...
+    ) -> AsyncGenerator[R, None]: ...
     @overload
     def stream(
         self, pattern: Pattern, data: object = ..., *, returns: type[R]
