@@ -115,7 +115,7 @@ def _sum_request(number: int, chance: random.Random) -> tuple[Any, Any]:
 
 def _order_request(number: int, chance: random.Random) -> tuple[Any, Any]:
     # Prices are whole quarters: sums of them are exact, in whatever order they are added.
-    lines = [(chance.randint(1, 9), chance.randint(1, 400) * 0.25) for _ in range(3)]
+    lines = [(chance.randint(1, 9), chance.randint(1, 400) * 0.25) for _ in range(2)]
     items = [
         {"sku": f"SKU-{chance.randrange(10_000):05d}", "quantity": quantity, "price": price}
         for quantity, price in lines

@@ -130,7 +130,7 @@ class Case:
         self.name, self.act, self.expected = name, act, expected
 
     async def run(self, client: Client) -> bool:
-        got: Any
+        got: Any = None
         with trio.move_on_after(10) as limit:
             try:
                 got = await self.act(client)
@@ -246,7 +246,7 @@ def tree(url: str, options: dict[str, Any], *last: Any) -> Supervisor:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("mode", choices=["serve", "call"])
     parser.add_argument("transport", choices=["tcp"])
     parser.add_argument("url")

@@ -68,8 +68,10 @@ def _check_name(name: str, fields: Mapping[str, Any], url: str) -> None:
 
 
 def _check_type(name: str, value: Any, kind: Any, url: str) -> None:
-    taken = {int: int, float: (int, float), bool: bool, str: str}.get(kind)
-    if taken is None or (isinstance(value, taken) and isinstance(value, bool) == (kind is bool)):
+    if kind not in (int, float, bool, str):
+        return
+    taken = (int, float) if kind is float else kind
+    if isinstance(value, taken) and isinstance(value, bool) == (kind is bool):
         return
     raise DeclarationError(
         f"{shown(url)}: the option {name!r} must be of type {kind.__name__}, "

@@ -5,6 +5,7 @@ python -m examples.shop serve [URL]    the service alone, until SIGTERM
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -34,6 +35,10 @@ def tell(keep: str | None) -> int:
             trio.run(demo, folder, story)
         except (StoryBroken, AssertionError) as error:
             print(f"This did not happen: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            # Who listened has left; Python flushes stdout once more: into nothing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 1
     if keep is not None:
         story.say(f"The whole log and the dead letters are in {keep}.")

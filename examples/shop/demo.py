@@ -28,7 +28,6 @@ from understudy import (
 )
 from understudy.actors.lifecycle import DeadLettered, Escalated, Restarting, Started
 from understudy.cli.main import main as command_line
-from understudy.supervisors.logs import log_lifecycle
 from understudy.testing import Lifecycle
 
 from .service import (
@@ -58,15 +57,10 @@ async def demo(folder: Path, story: Story) -> None:
     """
     url = free_url()
     letters = folder / "dead-letters.sqlite"
-    options = {
-        "dead_letters": SQLiteStore(letters),
-        "events": RetryPolicy(attempts=4, delays=(0.0, 0.1, 0.2)),
-    }
-    async with running(shop(url), **options) as system:
-        end_log = log_lifecycle(system.bus, system.timers)
+    store, events = SQLiteStore(letters), RetryPolicy(attempts=4, delays=(0.0, 0.1, 0.2))
+    async with running(shop(url), dead_letters=store, events=events) as system:
         async with connect(url) as client:
             await Demo(story, system, client, letters, Lifecycle(system.bus)).play()
-        end_log()
 
 
 def free_url() -> str:
@@ -123,15 +117,13 @@ class Demo:
 
     async def a_bad_payload_is_answered(self) -> None:
         self.story.chapter("A bad payload is answered with every wrong field")
-        items = [{"sku": 7, "quantity": 1}, {"quantity": "two"}, {"sku": "tea", "quantity": 0}]
-        wish = {"customer": None, "items": items}
+        wish = {"customer": None, "items": [{"sku": 7}, {"sku": "tea", "quantity": 0}]}
         self.story.say(f"orders.place {json.dumps(wish)}")
         error = await refusal(self.client.send("orders.place", wish))
         problems = {problem["path"]: problem["message"] for problem in error["errors"]}
         for path, message in problems.items():
             self.story.say(f"{path:<18}  {message}", indent=6)
-        fields = {"customer", "items[0].sku", "items[1].sku", "items[1].quantity"}
-        fields.add("items[2].quantity")
+        fields = {"customer", "items[0].sku", "items[0].quantity", "items[1].quantity"}
         # A handler that had run would have crashed: None has no place in an order.
         everybody = {line.incarnation for line in self.system.tree()}
         self.story.check(problems.keys() == fields and everybody == {1}, "No handler has run.")
@@ -143,7 +135,7 @@ class Demo:
         began = trio.current_time()
         error = await refusal(client.send(Orders.split, Split(1, people=0)))
         answered = trio.current_time() - began
-        await self.started("shop/orders")
+        await self.started("shop/orders", 2)
         text = f"The caller has {error['message']!r} after {answered * 1000:.1f} ms."
         story.check(error["message"] == "Internal server error" and answered < 1, text)
         after = await client.send("orders.count", returns=int)
@@ -161,8 +153,8 @@ class Demo:
             began = trio.current_time()
             await self.close_the_day_in_vain()
             notice = await self.seen.expect(Restarting, lambda n: n.path == PAYMENTS)
-            await self.started(PAYMENTS)
-            await self.started(MAIL)
+            await self.started(PAYMENTS, notice.incarnation)
+            await self.started(MAIL, notice.incarnation)
             down = trio.current_time() - began
             delays.append(notice.delay)
             text = f"Both are back after {down * 1000:.0f} ms."
@@ -177,7 +169,7 @@ class Demo:
         story.chapter("One crash too many: the back office gives up, its parent rebuilds it")
         await self.close_the_day_in_vain()
         escalated = await self.seen.expect(Escalated)
-        await self.started("shop/tcp")
+        await self.started("shop/tcp", 2)
         story.check(
             (escalated.path, escalated.child) == ("shop", "shop/back-office"),
             "What was started after it was closed and opened with it.",
@@ -197,7 +189,7 @@ class Demo:
         story.say(f"The template of mails is {self.repository.template!r}.")
         await self.client.emit("orders.shipped", OrderId(1))
         dead = await self.seen.expect(DeadLettered, within=5)
-        await self.started(MAIL)
+        await self.started(MAIL, 9)
         restarts = [notice for notice in self.seen.of(Restarting) if notice.path == MAIL]
         story.check(
             (dead.attempts, [notice.left for notice in restarts]) == (4, [None] * 4),
@@ -240,9 +232,10 @@ class Demo:
             raise StoryBroken("the repository is offered")
         return found
 
-    async def started(self, path: str) -> None:
-        """Wait until the next life of a child has begun."""
-        await self.seen.expect(Started, lambda notice: notice.path == path, within=5)
+    async def started(self, path: str, incarnation: int) -> None:
+        """Wait until this life of a child has begun."""
+        wanted = (path, incarnation)
+        await self.seen.expect(Started, lambda n: (n.path, n.incarnation) == wanted, within=5)
 
     async def close_the_day_in_vain(self) -> None:
         try:

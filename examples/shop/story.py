@@ -6,6 +6,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Final
 
 from understudy.supervisors.system import ChildState
@@ -48,9 +49,11 @@ class Story(logging.Handler):
         self.say(f"{self._chapters}. {title}", BOLD, indent=0)
 
     def say(self, text: str, style: str = "", *, indent: int = 3) -> None:
-        text = textwrap.fill(
-            text, WIDTH, initial_indent=" " * indent, subsequent_indent=" " * (indent + 11)
+        before, after = " " * indent, " " * (indent + 11)
+        wrapper = textwrap.TextWrapper(
+            WIDTH, before, after, break_long_words=False, break_on_hyphens=False
         )
+        text = wrapper.fill(text)
         print(f"\033[{style}m{text}\033[0m" if style and self._colour else text, file=self._out)
 
     def check(self, fact: bool, text: str) -> None:
@@ -71,4 +74,6 @@ class Story(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         notice = getattr(record, "notice", None)
         if notice in SHOWN and notice not in self.hidden:
-            self.say(f"{self.elapsed:6.3f} s   {record.getMessage()}", DIM)
+            # A log handler must not raise; that nobody reads, the next sentence notices.
+            with suppress(BrokenPipeError):
+                self.say(f"{self.elapsed:6.3f} s   {record.getMessage()}", DIM)

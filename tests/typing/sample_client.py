@@ -35,7 +35,7 @@ async def send(client: Client) -> None:
     assert_type(await client.send(Orders.count, None), int)
     assert_type(await client.send("find", 7, returns=str), str)
     assert_type(await client.send("find", 7), Any)
-    await client.send(Orders.find, "7")  # type: ignore[call-overload]
+    await client.send(Orders.find, "7")  # type: ignore[arg-type]
     await client.emit(Orders.find, "7")  # type: ignore[arg-type]
 
 

@@ -26,6 +26,9 @@ from .poller import Poller
 
 __all__ = ["Connection", "Flusher", "Request", "Route"]
 
+_EARLY: Final = 32
+"""Answers that are written before the burst is over, so that their peer gets to work."""
+
 _INTERNAL: Final = "Internal server error"
 _UNAVAILABLE: Final = {"status": 503, "message": "Service unavailable"}
 
@@ -148,10 +151,10 @@ class Connection:
         if self.clogged:
             return
         self.dirty = False
-        if self.closed:
-            self.out.clear()
-            return
         out = self.out
+        if self.closed or not out:
+            out.clear()
+            return
         data = out[0] if len(out) == 1 else b"".join(out)
         out.clear()
         try:
@@ -255,9 +258,12 @@ class Request(msgspec.Struct, gc=False):
             return
         # `answer`, without the calls in between: this is done for nearly every message.
         connection.in_flight -= 1
-        connection.out.append(connection.dialect.framed_value(self.raw_id, value_json))
+        out = connection.out
+        out.append(connection.dialect.framed_value(self.raw_id, value_json))
         if not connection.dirty:
             connection.mark()
+        elif len(out) == _EARLY:
+            connection.flush()
         if connection.changed is not None:
             connection.changed.set()
 

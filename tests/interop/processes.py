@@ -1,0 +1,92 @@
+"""Programs that the interop tests run beside themselves: NestJS peers, and our own."""
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+import pytest
+
+__all__ = ["INTEROP", "Program", "call", "free_port", "nest_folder", "started"]
+
+ROOT: Final = Path(__file__).parents[2]
+PEERS: Final = ROOT / "tests" / "peers" / "nest"
+INTEROP: Final = [sys.executable, str(ROOT / "examples" / "interop.py")]
+REQUIRED: Final = "UNDERSTUDY_REQUIRE_PEERS"
+"""Set in the environment: missing peers fail the tests that need them."""
+
+
+@attrs.frozen
+class Program:
+    """A service that has said it is ready; `said` is what it printed before that."""
+
+    process: subprocess.Popen[str]
+    said: list[str]
+
+
+def nest_folder() -> Path:
+    """The folder of the NestJS peers, with its packages installed."""
+    if shutil.which("node") is None or shutil.which("npm") is None:
+        why = "node and npm are not installed, so that no NestJS peer can run"
+        if os.environ.get(REQUIRED):
+            pytest.fail(f"{why} ({REQUIRED} is set)")
+        pytest.skip(why)
+    if not (PEERS / "node_modules" / "@nestjs" / "microservices").exists():
+        subprocess.run(["npm", "ci"], cwd=PEERS, check=True, timeout=240)
+    return PEERS
+
+
+@contextmanager
+def started(command: list[str], log: Path) -> Iterator[Program]:
+    """Run a service from when it is ready until SIGTERM, which must end it with 0."""
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, text=True
+        )
+    with process:
+        try:
+            yield Program(process, _until_ready(process, log))
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                code = process.wait(timeout=15)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                raise
+    assert code == 0, f"{command} ended with {code}: {log.read_text()}"
+
+
+def _until_ready(process: subprocess.Popen[str], log: Path) -> list[str]:
+    said: list[str] = []
+    for line in process.stdout or ():
+        if line == "ready\n":
+            return said
+        said.append(line.strip())
+    pytest.fail(f"{process.args!r} ended before it was ready: {log.read_text()}")
+
+
+def call(command: list[str], cwd: Path = ROOT) -> tuple[int, list[dict[str, Any]]]:
+    """Run a client to its end: its exit code, and its cases."""
+    done = subprocess.run(
+        command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
+    )
+    # Not `splitlines`: node leaves U+2028 in its JSON, which that takes for the end of a line.
+    cases = [json.loads(line) for line in done.stdout.split("\n") if line]
+    assert cases, f"{command} ran no case: {done.stderr}"
+    return done.returncode, cases
+
+
+def free_port() -> int:
+    """A TCP port that nothing listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
