@@ -7,8 +7,9 @@ import trio
 from trio.testing import MockClock
 
 from understudy.actors.actor import Actor, Request
-from understudy.actors.errors import ActorStopped, StartFailed, StartTimedOut
+from understudy.actors.errors import ActorStopped, Retry, StartFailed, StartTimedOut
 from understudy.actors.incarnation import SupervisorGaveUp
+from understudy.actors.lifecycle import Undelivered
 from understudy.actors.ref import Ref
 from understudy.testing import Probe, isolated
 
@@ -176,3 +177,49 @@ async def test_mail_for_an_actor_between_two_lives_waits_for_the_next(
 
         assert await diary.ask(Who()) == (3, 1)
         assert trio.current_time() - before == pytest.approx(0.1, rel=0.2)
+
+
+class Patient(Actor[str]):
+    """Puts every message off."""
+
+    def receive(self, message: str) -> None:
+        raise Retry("not now", after=60)
+
+
+async def test_a_message_that_was_put_off_is_undelivered_when_the_actor_ends(
+    clock: MockClock,
+) -> None:
+    async with isolated(Patient) as patient:
+        patient.tell("later")
+        await trio.sleep(1)
+        lifecycle = patient.lifecycle
+
+    (undelivered,) = lifecycle.of(Undelivered)
+    assert undelivered.message == "str"
+    assert undelivered.why == "it has stopped"
+
+
+class Pair(Actor[str]):
+    """Handles two messages at once; "crash" ends both."""
+
+    def __init__(self, log: list[str]) -> None:
+        self.log = log
+
+    async def receive(self, message: str) -> None:
+        self.log.append(f"{message} in life {self.incarnation}")
+        if message == "crash":
+            raise ValueError("boom")
+        if self.incarnation == 1:
+            await trio.sleep_forever()
+
+
+async def test_a_told_message_that_a_neighbours_crash_cancels_is_handled_by_the_next_life(
+    clock: MockClock,
+) -> None:
+    log: list[str] = []
+    async with isolated(Pair, log, concurrency=2) as pair:
+        pair.tell("work")
+        pair.tell("crash")
+        await trio.sleep(5)
+
+    assert log == ["work in life 1", "crash in life 1", "work in life 2"]

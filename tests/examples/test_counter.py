@@ -11,7 +11,7 @@ COUNTER = Path(__file__).parents[2] / "examples" / "counter.py"
 
 @pytest.fixture(scope="module")
 def counter() -> "subprocess.CompletedProcess[str]":
-    command = [sys.executable, "-W", "error", COUNTER]
+    command = [sys.executable, "-W", "error", str(COUNTER)]
     return subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
 
 

@@ -53,7 +53,7 @@ def test_a_nestjs_client_finds_in_our_service_all_it_knows_of_its_own(
         code, cases = call(["node", "client.mjs", "tcp", url], cwd=nest)
 
     assert [case for case in cases if not case["ok"]] == []
-    assert (code, len(cases)) == (0, 25)
+    assert (code, len(cases)) == (0, 27)
 
 
 def test_our_client_finds_in_a_nestjs_service_all_it_knows_of_ours(nest_url: str) -> None:
