@@ -9,7 +9,7 @@ PEERS := tests/peers/nest
 .PHONY: demo test lint check bench prove wheel clean
 
 demo: $(VENV)/.demo
-	$(RUN)/python examples/shop.py demo
+	$(RUN)/python -m examples.shop_demo
 
 test: $(VENV)/.test
 	$(RUN)/pytest -q -rs
@@ -25,8 +25,8 @@ check: lint test
 
 # Rates and ratios, side by side with peers in one run; needs Node and npm for the second.
 bench: $(VENV)/.dev
-	$(RUN)/python benchmarks/mailbox.py
-	$(RUN)/python benchmarks/tcp.py
+	$(RUN)/python -m benchmarks.mailbox
+	$(RUN)/python -m benchmarks.tcp
 
 # The long campaigns: more examples for every property, the slow cases, many rounds.
 prove: $(VENV)/.test

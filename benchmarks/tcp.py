@@ -1,4 +1,4 @@
-"""The TCP bridge beside NestJS on the same wire: `python benchmarks/tcp.py`.
+"""The TCP bridge beside NestJS on the same wire: `python -m benchmarks.tcp`.
 
 One load generator (load.py, pinned to one core) drives one server at a time, pinned
 to the other, with 64 requests in flight; rounds are interleaved and rates are
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import load
-from report import Bar, interleaved, pin, table
+from benchmarks import load
+from benchmarks.report import Bar, interleaved, pin, table
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / "tests" / "peers" / "nest"

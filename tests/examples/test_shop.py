@@ -17,7 +17,8 @@ import pytest
 from understudy import RpcError, connect
 
 ROOT: Final = Path(__file__).parents[2]
-SHOP: Final = [sys.executable, "-W", "error", "-m", "examples.shop"]
+SHOP: Final = [sys.executable, "-W", "error", "examples/shop.py"]
+DEMO: Final = [sys.executable, "-W", "error", "-m", "examples.shop_demo"]
 TOLD: Final = {
     "a healthy tree": r"It is healthy and listens at tcp://127\.0\.0\.1:\d+",
     "an answer": r"order 1 of ada@example\.org: 2 tea, 1 cup, 21\.00",
@@ -70,7 +71,7 @@ def tell(*command: str) -> Told:
 
 @pytest.fixture(scope="module")
 def demo() -> Told:
-    return tell(*SHOP, "demo")
+    return tell(*DEMO)
 
 
 # -- the demo -----------------------------------------------------------------
@@ -98,10 +99,9 @@ def test_the_demo_shows_no_traceback_and_no_colour_in_a_pipe(demo: Told) -> None
 
 def test_the_demo_fails_when_something_does_not_happen_as_told() -> None:
     program = """
-from examples.shop import service
-service.STOCK["pot"] = 9  # enough for the order that is to be refused
-from examples.shop.__main__ import main
-main()
+from examples import shop, shop_demo
+shop.STOCK["pot"] = 9  # enough for the order that is to be refused
+shop_demo.main()
 """
     told = tell(sys.executable, "-c", program)
 
@@ -111,7 +111,7 @@ main()
 
 
 def test_the_demo_keeps_its_log_and_dead_letters_where_it_is_told_to(tmp_path: Path) -> None:
-    told = tell(*SHOP, "demo", "--keep", str(tmp_path / "kept"))
+    told = tell(*DEMO, "--keep", str(tmp_path / "kept"))
 
     assert told.code == 0
     assert {"shop.log", "dead-letters.sqlite"} <= {p.name for p in (tmp_path / "kept").iterdir()}
@@ -127,7 +127,7 @@ class Service:
     def __init__(self, folder: Path) -> None:
         environment = {**os.environ, "UNDERSTUDY_DEAD_LETTERS": str(folder / "letters.sqlite")}
         self.process = subprocess.Popen(
-            [*SHOP, "serve", "tcp://127.0.0.1:0"],
+            [*SHOP, "tcp://127.0.0.1:0"],
             cwd=ROOT,
             env=environment,
             stderr=subprocess.PIPE,

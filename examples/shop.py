@@ -1,5 +1,8 @@
 """A shop as a service: what is said to it, its actors, and their tree.
 
+    python examples/shop.py [URL]            the service, until SIGTERM
+    python -m examples.shop_demo             a tour: breaks it in every way it is made for
+
 shop               rest_for_one: with a child restart those started after it
   repository       a resource: what must outlive the actors
   stock            asked by orders, in a protocol of its own
@@ -10,6 +13,7 @@ shop               rest_for_one: with a child restart those started after it
   tcp              the way in: last to open, first to close
 """
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Final, Literal
@@ -31,6 +35,7 @@ from understudy import (
     one_for_all,
     resource,
     rest_for_one,
+    run,
     serve,
 )
 
@@ -241,3 +246,7 @@ def shop(url: str) -> Supervisor:
         ],
         strategy=rest_for_one,
     )
+
+
+if __name__ == "__main__":
+    run(shop(sys.argv[1] if len(sys.argv) > 1 else "tcp://127.0.0.1:3001"))

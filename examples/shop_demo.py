@@ -2,20 +2,39 @@
 
 Each chapter makes something happen, waits until the tree says that it did, and checks
 what it tells. Nothing in here sleeps.
+
+    python -m examples.shop_demo [--keep FOLDER]
 """
 
+import argparse
 import io
 import json
+import os
 import socket
-from collections.abc import Awaitable
-from contextlib import redirect_stdout
+import sys
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from itertools import pairwise
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 import attrs
 import trio
 
+from examples.shop import (
+    CloseDay,
+    Item,
+    OrderId,
+    Orders,
+    Payments,
+    PlaceOrder,
+    Repository,
+    Split,
+    cents,
+    shop,
+)
+from examples.shop_story import BOLD, Story, StoryBroken
 from understudy import (
     ActorCrashed,
     Client,
@@ -28,21 +47,8 @@ from understudy import (
 )
 from understudy.actors.lifecycle import DeadLettered, Escalated, Restarting, Started
 from understudy.cli.main import main as command_line
+from understudy.supervisors.logs import LOGGER, configure
 from understudy.testing import Lifecycle
-
-from .service import (
-    CloseDay,
-    Item,
-    OrderId,
-    Orders,
-    Payments,
-    PlaceOrder,
-    Repository,
-    Split,
-    cents,
-    shop,
-)
-from .story import BOLD, Story, StoryBroken
 
 __all__ = ["demo"]
 
@@ -270,3 +276,46 @@ async def refusal(call: Awaitable[object]) -> dict[str, Any]:
     except RpcError as error:
         return dict(error.error)
     raise StoryBroken("the call is answered with an error")
+
+
+# -- as a program -------------------------------------------------------------
+
+
+def tell(keep: str | None) -> int:
+    """Run the demo; returns the exit code."""
+    story = Story()
+    LOGGER.addHandler(story)
+    with folder_for(keep) as folder, (folder / "shop.log").open("w") as log:
+        configure("text", stream=log)
+        try:
+            trio.run(demo, folder, story)
+        except (StoryBroken, AssertionError) as error:
+            print(f"This did not happen: {error}", file=sys.stderr)
+            return 1
+        except BrokenPipeError:
+            # Who listened has left; Python flushes stdout once more: into nothing.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+    if keep is not None:
+        story.say(f"The whole log and the dead letters are in {keep}.")
+    return 0
+
+
+@contextmanager
+def folder_for(keep: str | None) -> Iterator[Path]:
+    if keep is None:
+        with TemporaryDirectory(prefix="shop-") as folder:
+            yield Path(folder)
+    else:
+        Path(keep).mkdir(exist_ok=True)
+        yield Path(keep)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="A shop under supervision.")
+    parser.add_argument("--keep", metavar="FOLDER", help="keep the log and the dead letters there")
+    sys.exit(tell(parser.parse_args().keep))
+
+
+if __name__ == "__main__":
+    main()
