@@ -193,6 +193,6 @@ def main(rounds: int) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="The mailbox beside its peers.")
     parser.add_argument("--rounds", type=int, default=7)
     sys.exit(0 if main(parser.parse_args().rounds) else 1)

@@ -80,7 +80,7 @@ def main(rounds: int, requests: int) -> bool:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = argparse.ArgumentParser(description="TCP beside NestJS.")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--requests", type=int, default=60_000, help="per round and server")
     given = parser.parse_args()

@@ -8,7 +8,7 @@ and a mock clock a run repeats itself.
 
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Literal, TypeVar, overload
@@ -143,6 +143,18 @@ class System:
         """Stop a child for good."""
         above, _, name = path.rpartition("/")
         await self.supervision(above or self.name).stop_child(name)
+
+    async def dead_letters(self, *, limit: int = 100) -> Sequence[DeadLetter]:
+        """What was set aside, oldest first, whatever became of it since."""
+        await self.office.flush()
+        return await self.office.store.find(limit=limit)
+
+    async def replay(self, *ids: str) -> int:
+        """Deliver dead letters again, with their old identity; returns how many there were.
+
+        How each replay ends stands in its letter, some time later.
+        """
+        return await self.office.replay(*ids)
 
     def stop(self, why: str = "it was asked to") -> None:
         """Begin the ordered stop: intake first, then what is in hand, then the rest."""
@@ -280,16 +292,26 @@ class System:
 
 
 @asynccontextmanager
-async def running(tree: Supervisor, **options: Any) -> AsyncIterator[System]:
+async def running(
+    tree: Supervisor,
+    *,
+    dead_letters: DeadLetterStore | None = None,
+    events: RetryPolicy = DEFAULT_POLICY,
+    seed: int | None = None,
+    threads: bool = True,
+) -> AsyncIterator[System]:
     """Run a tree for as long as the block lasts: `async with running(tree) as system`.
 
-    `options` are those of `System`; dead letters stay in memory unless a store is
-    given. Leaving the block stops the tree in order, and so does a cancellation from
+    `dead_letters` stay in memory unless a store is given; `events` says how often events
+    are tried; `seed` makes what is random repeat itself; without `threads`, handlers with
+    `thread=True` run in place, so that virtual time holds.
+
+    Leaving the block stops the tree in order, and so does a cancellation from
     outside; one that comes while the tree stops already ends its children's time for
     that. If the tree ends by itself meanwhile, the block is cancelled and
     `SupervisorGaveUp`, or whatever ended it, raised.
     """
-    system = System(tree, **options)
+    system = System(tree, dead_letters=dead_letters, events=events, seed=seed, threads=threads)
     end_log = log_lifecycle(system.bus, system.timers)
     failure: BaseException | None = None
     async with trio.open_nursery() as nursery:

@@ -77,15 +77,15 @@ def test_an_event_that_does_not_fit_is_listed_among_the_dead_letters(
     url = f"tcp://127.0.0.1:{port}"
     understudy = str(BIN / "understudy")
     subprocess.run([understudy, "emit", url, "orders.placed", '{"id": 9}'], check=True)
+    listed = ""
     for _ in range(100):
-        listed = subprocess.run(
-            [understudy, "dead-letters", "list"], cwd=tmp_path, capture_output=True, text=True
-        )
-        if "does not fit" in listed.stdout:
+        command = [understudy, "dead-letters", "list"]
+        listed = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True).stdout
+        if "does not fit" in listed:
             break
         time.sleep(0.05)
-    assert "orders.placed" in listed.stdout
-    assert "item: is missing" in listed.stdout
+    assert "orders.placed" in listed
+    assert "item: is missing" in listed
 
 
 def test_the_service_ends_cleanly_on_sigterm(service: subprocess.Popen[bytes]) -> None:

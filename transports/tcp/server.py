@@ -85,6 +85,8 @@ class TcpBridge:
                     for listener in listeners:
                         accepting.start_soon(self._accept, listener.socket)
                     host, port = listeners[0].socket.getsockname()[:2]
+                    # With port 0 too, a restart listens where clients know it.
+                    self._port = port
                     address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
                     incarnation.announce(self, address)
                     await incarnation.stop_asked()
