@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["encode"]
+__all__ = ["encode", "encode_usual"]
 
 _KEY_WORDS = {None: "null", True: "true", False: "false"}
 
@@ -23,13 +23,13 @@ def encode(value: Any) -> bytes:
     mappings text, as in JavaScript.
     """
     try:
-        return _encode(value)
+        return encode_usual(value)
     except TypeError:
         pass  # Perhaps for keys that JavaScript takes and msgspec does not: again, below.
     except (OverflowError, RecursionError, UnicodeEncodeError) as error:
         raise _unwritable(value, error) from error
     try:
-        return _encode(_keyed(value))
+        return encode_usual(_keyed(value))
     except (OverflowError, RecursionError, UnicodeEncodeError) as error:
         raise _unwritable(value, error) from error
 
@@ -46,7 +46,7 @@ def _key_text(key: Any) -> Any:
     if key is None or isinstance(key, bool):
         return _KEY_WORDS[key]
     try:
-        _encode({key: None})
+        encode_usual({key: None})
     except TypeError as error:
         raise TypeError(
             f"a mapping's key of type {type(key).__qualname__} cannot be written as JSON. "
@@ -69,4 +69,5 @@ def _unwritable(value: Any, error: Exception) -> TypeError:
     return TypeError(f"this {type(value).__qualname__} cannot be written as JSON: {error}")
 
 
-_encode = msgspec.json.Encoder(enc_hook=_plain).encode
+encode_usual = msgspec.json.Encoder(enc_hook=_plain).encode
+"""`encode` for a hot path: raises for what is out of the ordinary, where `encode` may not."""

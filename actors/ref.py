@@ -202,11 +202,15 @@ class Ref(Generic[A_co]):
             queue.append(envelope)
             if mailbox.parked:
                 reschedule(mailbox.parked.pop())
-        timers.watch(reply)
+        # `timers.watch(reply)`, without the call.
+        waiting = timers.waiting
+        waiting[reply] = None
+        if reply.deadline < timers.next_sweep:
+            timers.sweep_by(reply.deadline)
         try:
             await wait_task_rescheduled(reply.abandon)
         finally:
-            timers.waiting.pop(reply, None)
+            waiting.pop(reply, None)
         if reply.error is not None:
             raise reply.error
         return reply.value

@@ -56,7 +56,7 @@ class Timers:
         self._order = count()
         self._scope = trio.CancelScope()
         self._wake_at = -math.inf
-        self._next_sweep = math.inf
+        self.next_sweep = math.inf
 
     def call_at(self, when: float, function: Callable[[], None]) -> Timer:
         """Call `function` at `when`, in the timers' own task; it must not raise or block."""
@@ -68,10 +68,13 @@ class Timers:
     def watch(self, waiting: Expiring) -> None:
         """Expire `waiting` at its deadline, unless it is taken out of `self.waiting` before."""
         self.waiting[waiting] = None
-        deadline = waiting.deadline
-        if deadline < self._next_sweep:
-            self._next_sweep = deadline
-            self._wake_by(deadline)
+        if waiting.deadline < self.next_sweep:
+            self.sweep_by(waiting.deadline)
+
+    def sweep_by(self, deadline: float) -> None:
+        """Look for expired ones at `deadline`, or before."""
+        self.next_sweep = deadline
+        self._wake_by(deadline)
 
     async def run(self) -> None:
         """Sleep and fire until cancelled."""
@@ -79,10 +82,10 @@ class Timers:
         while True:
             now = trio.current_time()
             self._fire(now)
-            if self._next_sweep <= now:
+            if self.next_sweep <= now:
                 self._sweep(now)
             planned = self._planned[0][0] if self._planned else math.inf
-            self._wake_at = min(planned, self._next_sweep)
+            self._wake_at = min(planned, self.next_sweep)
             with trio.CancelScope(deadline=self._wake_at) as self._scope:
                 await trio.sleep_forever()
             self._wake_at = -math.inf
@@ -106,4 +109,4 @@ class Timers:
                 waiting.expire()
             elif waiting.deadline < following:
                 following = waiting.deadline
-        self._next_sweep = max(following, now + GRAIN)
+        self.next_sweep = max(following, now + GRAIN)

@@ -9,6 +9,7 @@ on a wire; there are no sockets, so virtual time holds. Names belong to one trio
 two runs never meet.
 """
 
+import math
 from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from types import SimpleNamespace
@@ -46,6 +47,9 @@ __all__ = [
     "check",
     "client",
 ]
+
+_BURST: Final = 64
+"""Packets of one client taken before other tasks get their turn."""
 
 
 @attrs.frozen(kw_only=True)
@@ -197,15 +201,23 @@ class MemoryBridge:
     async def _serve(self, link: "_Link") -> None:
         try:
             async for body in link.inbox:
-                packet = nest.decode_packet(body)
-                if packet is not None:
-                    await self._take(link, packet)
-                    await link.fewer_than(self._options.in_flight)
+                await self._take_burst(link, body)
         except trio.ClosedResourceError:
             return  # by `stop_reading`; the drain does the rest
         await link.quiet()
         link.close()
         self._links.discard(link)
+
+    async def _take_burst(self, link: "_Link", body: bytes | None) -> None:
+        """Take a packet and those that wait behind it: waking this task costs more than one."""
+        left = _BURST
+        while body is not None:
+            packet = nest.decode_packet(body)
+            if packet is not None:
+                await self._take(link, packet)
+                await link.fewer_than(self._options.in_flight)
+            left -= 1
+            body = link.next_body() if left else None
 
     async def _take(self, link: "_Link", packet: Packet) -> None:
         """Give a packet to its mailbox, waiting for room."""
@@ -283,6 +295,7 @@ class MemoryClient(Client):
         limit = self._options.connect_timeout
         link = await self._linked(trio.current_time() + limit, _gave_up(pattern, limit))
         await link.send(body)
+        await trio.lowlevel.checkpoint()  # a queue with room is no reason to hold up the others
 
     async def _stream(self, pattern: Pattern, data: bytes) -> AsyncGenerator[bytes, None]:
         raw_id = self._new_id()
@@ -412,7 +425,14 @@ class _Link:
         """Send a packet, waiting for room until the call's deadline; raises `ConnectionLost`."""
         where = f"memory://{self._hub.name}"
         try:
-            with trio.move_on_at(call.deadline if call else float("inf")):
+            self._outbox.send_nowait(body)
+            return
+        except trio.WouldBlock:
+            pass  # wait below, out of this block: errors need no such context
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            raise ConnectionLost(where, "the service has ended", sent=False) from None
+        try:
+            with trio.move_on_at(call.deadline if call else math.inf):
                 await self._outbox.send(body)
                 return
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -430,6 +450,13 @@ class _Link:
         self._fail_calls("the client was closed")
 
     # -- the service's side
+
+    def next_body(self) -> bytes | None:
+        """The next packet, if one waits."""
+        try:
+            return self.inbox.receive_nowait()
+        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
+            return None
 
     def inbound(self, packet: Packet, route: str | None) -> Inbound:
         self._events += 1
@@ -482,11 +509,8 @@ class _Link:
 
     def stop_reading(self) -> None:
         """Take no more from the client; events that wait are kept for the next service."""
-        while True:
-            try:
-                packet = nest.decode_packet(self.inbox.receive_nowait())
-            except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-                break
+        while (body := self.next_body()) is not None:
+            packet = nest.decode_packet(body)
             if packet is not None and not packet.id:
                 self.give_back(self.inbound(packet, nest.route(bytes(packet.pattern))))
         self.inbox.close()

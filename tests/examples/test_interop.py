@@ -1,8 +1,14 @@
 """examples/interop.py against itself, in both dialects."""
 
+import json
 from collections.abc import Iterator
 
 import pytest
+
+from examples import interop
+from understudy.supervisors.child import Supervisor
+from understudy.supervisors.system import running
+from understudy.transports.bridge import serve
 
 from ..interop.processes import INTEROP, call, free_port, started
 
@@ -25,9 +31,12 @@ def test_every_case_holds_against_its_own_service(url: str, dialect: str, count:
     assert (code, len(cases)) == (0, count)
 
 
-def test_a_case_that_fails_is_told_by_the_exit_code(url: str) -> None:
-    # A service that speaks JSON lines to a client of frames cannot be understood.
-    code, cases = call([*INTEROP, "call", "tcp", f"{url}?frame_limit=1"])
+async def test_cases_that_fail_are_told_by_the_exit_code(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    async with running(Supervisor("nobody", [serve("tcp://127.0.0.1:0")])) as system:
+        code = await interop.call(system.addresses()["nobody/tcp"], {})
 
+    cases = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert code == 1
-    assert cases[0]["ok"] is False
+    assert [case["case"] for case in cases if case["ok"]] == ["nobody.home"]

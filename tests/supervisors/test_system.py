@@ -606,3 +606,30 @@ async def test_a_supervisor_that_gives_up_tells_the_last_cause(
     (gave_up,) = [notice for notice in seen if isinstance(notice, GaveUp)]
     assert (gave_up.path, gave_up.max_restarts) == ("top/inner", 0)
     assert str(gave_up.cause) == "top/inner/a crashed"
+
+
+# -- dead letters by call
+
+
+class Mailer(Actor[str]):
+    """Fails until its template is mended."""
+
+    def __init__(self, template: list[str], sent: list[str]) -> None:
+        self.template, self.sent = template, sent
+
+    def receive(self, message: str) -> None:
+        self.sent.append(self.template[0].format(name=message))
+
+
+async def test_a_dead_letter_is_read_and_replayed_by_the_program_itself(clock: MockClock) -> None:
+    template, sent = ["dear {nam}"], list[str]()
+    async with running(Supervisor("top", [child(Mailer, template, sent)])) as system:
+        system.ref(Mailer).tell("ada")
+        await settled()
+        (letter,) = await system.dead_letters()
+        template[0] = "dear {name}"
+        assert await system.replay(letter.id) == 1
+        await settled()
+        (letter,) = await system.dead_letters()
+
+    assert (letter.reason, letter.status, sent) == ("crashed", "replayed", ["dear ada"])

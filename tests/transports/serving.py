@@ -15,7 +15,7 @@ from understudy.supervisors.system import System, running
 from understudy.transports.bridge import serve
 from understudy.transports.client import Client, connect
 
-__all__ = ["TRANSPORTS", "Service", "serving", "until"]
+__all__ = ["TRANSPORTS", "Service", "hosting", "serving", "until"]
 
 TRANSPORTS: Final = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://shop"}
 """A new transport is one more row."""
@@ -44,16 +44,32 @@ class Service:
 
 @asynccontextmanager
 async def serving(url: str, *children: ChildSpec, **options: Any) -> AsyncIterator[Service]:
-    """Serve `children` at `url`; `options` are the bridge's. Events are retried at once."""
+    """Serve `children` at `url`; `options` are the bridge's. Events are retried at once.
+
+    A tree that ends cancels the block: here that is an error. See `hosting`.
+    """
     tree = Supervisor("shop", [*children, serve(url, name="bridge", **options)])
-    failure: Exception | None = None
+    done = False
     async with running(tree, events=AT_ONCE) as system:
-        try:
-            yield Service(system.addresses()["shop/bridge"], system)
-        except Exception as error:  # noqa: BLE001  # raised below, out of the tree's nursery
-            failure = error
-    if failure is not None:
-        raise failure
+        yield Service(system.addresses()["shop/bridge"], system)
+        done = True
+    assert done, "the service ended before its block: what the block had still to do was left out"
+
+
+@asynccontextmanager
+async def hosting(url: str, *children: ChildSpec, **options: Any) -> AsyncIterator[Service]:
+    """As `serving`, for a service that the block stops: the block goes on without it."""
+
+    async def host(task_status: trio.TaskStatus[Service]) -> None:
+        tree = Supervisor("shop", [*children, serve(url, name="bridge", **options)])
+        async with running(tree, events=AT_ONCE) as system:
+            task_status.started(Service(system.addresses()["shop/bridge"], system))
+            await trio.sleep_forever()
+
+    async with trio.open_nursery() as nursery:
+        service = await nursery.start(host)
+        yield service
+        service.system.stop()
 
 
 async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:

@@ -31,6 +31,11 @@ class Frames(Protocol):
         """Whether the beginning of a frame waits for its rest."""
         ...
 
+    @property
+    def ascii(self) -> bool:
+        """Whether all bodies that the last `feed` returned are known to be ASCII."""
+        ...
+
     def feed(self, data: bytes, /) -> list[bytes]:
         """The bodies that these bytes complete, in order; good ones before an error too."""
         ...

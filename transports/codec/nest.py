@@ -58,6 +58,9 @@ _HEADER = 20
 _CONTINUATION: Final = bytes(range(0x80, 0xC0))
 _NOT_SHORT: Final = _CONTINUATION + bytes(range(0xF0, 0xF8))
 
+# Looking a header up costs a third of reading it.
+_LENGTHS: Final = {b"%d#" % length: length for length in range(10, 1000)}
+
 _VALUE_LENGTH: Final = len(b'{"response":,"isDisposed":true,"id":}')
 _HEADS_KEPT: Final = 4096
 _HEADS: Final = [b'%d#{"response":' % length for length in range(_HEADS_KEPT)]
@@ -102,10 +105,11 @@ class NestFrames:
     begins. Invalid UTF-8 passes; `decode_packet` refuses it.
     """
 
-    __slots__ = ("_held", "_left", "_limit", "_position", "error")
+    __slots__ = ("_held", "_left", "_limit", "_position", "ascii", "error")
 
     def __init__(self, limit: int = 4 * 1024 * 1024) -> None:
         self.error: str | None = None
+        self.ascii = False
         self._limit = limit
         # An unfinished frame: its header, or once that was read (_left is not None)
         # its body, of which _position bytes are counted and _left units are missing.
@@ -137,22 +141,28 @@ class NestFrames:
             return []
         body, rest = bytes(held[:end]), bytes(held[end:])
         self._forget()
-        return self._read(rest, [body])
+        found = self._read(rest, [body])
+        self.ascii = False  # whatever the one that was held is
+        return found
 
     def _read(self, data: bytes, found: list[bytes]) -> list[bytes]:
         """Read from the start of a frame; what is unfinished is held."""
         start, size, limit = 0, len(data), self._limit
-        if data.isascii():
-            # Whole frames of ASCII, without the questions that all others raise.
+        self.ascii = data.isascii()
+        if self.ascii:
+            # Whole frames of ASCII with a usual header, without the questions of all others.
             while start < size:
-                mark = data.find(b"#", start, start + _HEADER)
-                header = data[start:mark]
-                if mark < 0 or not header.isdigit():
+                begin = start + 4
+                known = _LENGTHS.get(data[start:begin])
+                if known is None:
+                    begin = start + 3
+                    known = _LENGTHS.get(data[start:begin])
+                    if known is None:
+                        break
+                end = begin + known
+                if end > size or known > limit:
                     break
-                end = mark + 1 + int(header)
-                if end > size or end - mark > limit:
-                    break
-                found.append(data[mark + 1 : end])
+                found.append(data[begin:end])
                 start = end
         while start < size:
             mark = data.find(b"#", start, start + _HEADER + 1)

@@ -77,6 +77,11 @@ class LineFrames:
         self._size = 0
 
     @property
+    def ascii(self) -> bool:
+        """Not looked at: lines are always parsed as a whole."""
+        return False
+
+    @property
     def partial(self) -> bool:
         """Whether the beginning of a line waits for its rest."""
         return bool(self._held)

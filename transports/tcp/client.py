@@ -205,7 +205,11 @@ class _Line:
         """Use a connection while it lasts, then make it again, until the client closes."""
         failures = 0
         while True:
+            began = trio.current_time()
             await self._use(sock)
+            # One that ends at once is a failure, too: a full service must not be hammered.
+            if trio.current_time() - began > self._backoff.quiet:
+                failures = 0
             while True:
                 if self._closing:
                     return
@@ -217,7 +221,6 @@ class _Line:
                 except ConnectionLost as error:
                     self._why = error.why
                     continue
-                failures = 0
                 break
 
     async def _connect(self) -> socket.socket:

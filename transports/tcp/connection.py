@@ -6,6 +6,7 @@ them would cost more than the answers (benchmarks/tcp.py).
 """
 
 import socket
+from collections import deque
 from collections.abc import Callable, Mapping
 from typing import Any, Final
 
@@ -15,19 +16,24 @@ from msgspec import UNSET
 from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
 
 from ...actors.behavior import Handler
-from ...actors.encoding import encode
+from ...actors.encoding import encode, encode_usual
 from ...actors.envelope import Envelope
 from ...actors.errors import PayloadError, Retry, RpcError
 from ...actors.mailbox import Mailbox
 from ..codec.dialect import Dialect, Frames
 from ..codec.packet import Packet, TypedPacket
 from ..complaints import Complaints
-from .poller import Poller
+from .poller import Poller, Readiness
 
 __all__ = ["Connection", "Flusher", "Request", "Route"]
 
 _EARLY: Final = 32
 """Answers that are written before the burst is over, so that their peer gets to work."""
+
+_LINGER: Final = 1.0
+"""Seconds a peer has to hang up in its turn."""
+
+_DISCARDED: Final = 64 * 1024
 
 _INTERNAL: Final = "Internal server error"
 _UNAVAILABLE: Final = {"status": 503, "message": "Service unavailable"}
@@ -41,6 +47,7 @@ class Route(msgspec.Struct, gc=False, eq=False):
 
     handler: Handler
     mailbox: Mailbox
+    queue: deque[Envelope]
     name: str
     beginning: bytes
     decode: Callable[[bytes], TypedPacket]
@@ -95,9 +102,12 @@ class Connection:
         # What is left of a chunk while something in it has to wait.
         self.bodies: list[bytes] = []
         self.event: Packet | None = None
+        self.unfinished_since: float | None = None  # trio time at which a frame began
         self.latest: Route | None = None
         self.waiting: tuple[Mailbox, Envelope] | None = None
         self.over = False
+        self.peer_ended = False
+        self.readable: Readiness | None = None
         self.in_flight = 0
         self.closed = False
         self.clogged = False
@@ -170,6 +180,24 @@ class Connection:
         elif self.changed is not None:
             self.changed.set()
 
+    async def hang_up(self) -> None:
+        """Say that no more comes, and let the peer take what is on its way.
+
+        Closing while unread data lies in the socket would reset the connection, and the
+        answers that the peer has not read yet would be lost with it.
+        """
+        if self.closed:
+            return
+        try:
+            self.sock.shutdown(socket.SHUT_WR)
+            with trio.move_on_after(_LINGER):
+                while True:
+                    await trio.lowlevel.wait_readable(self.sock)
+                    if not self.sock.recv(_DISCARDED):
+                        return
+        except (OSError, trio.ClosedResourceError):
+            return  # it is gone, which is all that was waited for
+
     def close(self) -> None:
         """End the connection; what is in flight for it is answered to nobody."""
         if not self.closed:
@@ -226,6 +254,10 @@ class Request(msgspec.Struct, gc=False):
 
     async def ready(self) -> None:
         connection = self.connection
+        if len(connection.out) >= _EARLY:
+            # A generator that never waits must not fill the memory, nor keep the others out.
+            connection.flush()
+            await trio.lowlevel.checkpoint()
         if connection.clogged:
             await connection.fewer_than(1 << 62)
         if connection.closed:
@@ -252,10 +284,13 @@ class Request(msgspec.Struct, gc=False):
             connection.answer(connection.dialect.end(self.raw_id))
             return
         try:
-            value_json = encode(value)
-        except TypeError as error:
-            self._unwritable(error)
-            return
+            value_json = encode_usual(value)
+        except Exception:  # noqa: BLE001  # `encode` finds it again, and may know better
+            try:
+                value_json = encode(value)
+            except TypeError as error:
+                self._unwritable(error)
+                return
         # `answer`, without the calls in between: this is done for nearly every message.
         connection.in_flight -= 1
         out = connection.out

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 import attrs
 import trio
+from trio.lowlevel import reschedule
 
 from ...actors.envelope import Envelope
 from ...actors.errors import PayloadError
@@ -72,9 +73,7 @@ class TcpBridge:
 
     async def run(self, incarnation: Incarnation) -> None:
         """Listen until the stop is asked for, then answer what was read."""
-        listeners = await trio.open_tcp_listeners(
-            self._port, host=self._host, backlog=self._options.backlog
-        )
+        listeners = await self._listen()
         self._draining = False
         self._flusher, self._poller = Flusher(), Poller()
         try:
@@ -87,8 +86,7 @@ class TcpBridge:
                     host, port = listeners[0].socket.getsockname()[:2]
                     # With port 0 too, a restart listens where clients know it.
                     self._port = port
-                    address = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-                    incarnation.announce(self, address)
+                    incarnation.announce(self, _url(host, port))
                     await incarnation.stop_asked()
                     accepting.cancel_scope.cancel()
                 for listener in listeners:
@@ -102,6 +100,18 @@ class TcpBridge:
                 connection.close()
             self._poller.close()
 
+    async def _listen(self) -> list[trio.SocketListener]:
+        try:
+            return await trio.open_tcp_listeners(
+                self._port, host=self._host, backlog=self._options.backlog
+            )
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"{_url(self._host, self._port)}: cannot listen there: {error.strerror}. "
+                "Serve another address or port, or stop what uses this one",
+            ) from error
+
     def statistics(self) -> TcpStatistics:
         return TcpStatistics(
             connections=len(self._connections),
@@ -114,10 +124,8 @@ class TcpBridge:
         """Read nothing more; let what was read be answered."""
         self._draining = True
         for connection in list(self._connections):
-            try:
-                connection.sock.shutdown(socket.SHUT_RD)  # wakes its reader
-            except OSError:
-                connection.close()
+            if connection.readable is not None:
+                connection.readable.found()  # its reader finds out that nothing is read any more
         while self._connections:
             await next(iter(self._connections)).quiet()
             await trio.lowlevel.checkpoint()
@@ -158,10 +166,12 @@ class TcpBridge:
     async def _serve(self, connection: Connection) -> None:
         self._connections.add(connection)
         readable = self._poller.watch(connection.sock, lambda: self._take(connection))
+        connection.readable = readable
         try:
             while not connection.over:
-                if connection.frames is not None and connection.frames.partial:
-                    with trio.move_on_after(self._options.frame_deadline) as deadline:
+                if connection.unfinished_since is not None:
+                    limit = connection.unfinished_since + self._options.frame_deadline
+                    with trio.move_on_at(limit) as deadline:
                         await readable.wait()
                     if deadline.cancelled_caught:
                         self._refuse(connection, "unfinished frames", "a frame stopped half-way")
@@ -170,6 +180,8 @@ class TcpBridge:
                 await self._dispatch_rest(connection)
             # Also after an error in the stream: the good frames before it are answered.
             await connection.quiet()
+            if not connection.peer_ended:
+                await connection.hang_up()
         except trio.ClosedResourceError:
             pass  # it was closed meanwhile: the peer is gone, or took nothing
         finally:
@@ -194,11 +206,17 @@ class TcpBridge:
             except OSError:
                 data = b""
             if not data:
+                connection.peer_ended = True
                 break
             frames = frames or self._begin(connection, data)
             if frames is None:
                 break
-            if not self._dispatch(connection, frames.feed(data)):
+            bodies = frames.feed(data)
+            if not frames.partial:
+                connection.unfinished_since = None
+            elif bodies or connection.unfinished_since is None:
+                connection.unfinished_since = trio.current_time()
+            if not self._dispatch(connection, bodies):
                 return False
             if connection.in_flight >= options.in_flight or connection.clogged or frames.partial:
                 return False
@@ -230,11 +248,12 @@ class TcpBridge:
             self._routes.clear()
             for each in self._connections:
                 each.latest = None
-        latest = connection.latest
+        frames = connection.frames
+        latest = connection.latest if frames is not None and frames.ascii else None
         rest = iter(bodies)
         for body in rest:
             # Most requests are like the one before: guess, and read them in one pass.
-            if latest is not None and body.startswith(latest.beginning) and body.isascii():
+            if latest is not None and body.startswith(latest.beginning):
                 try:
                     packet = latest.decode(body)
                 except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
@@ -244,7 +263,12 @@ class TcpBridge:
                     handler = latest.handler
                     request = Request(connection, bytes(packet.id), handler, latest.name)
                     envelope = Envelope(packet.data, handler, request, request)
-                    if latest.mailbox.put(envelope):
+                    # `mailbox.put(envelope)`, without the call.
+                    queue, mailbox = latest.queue, latest.mailbox
+                    if len(queue) < mailbox.limit:
+                        queue.append(envelope)
+                        if mailbox.parked:
+                            reschedule(mailbox.parked.pop())
                         continue
                     connection.waiting = (latest.mailbox, envelope)
                     connection.bodies.extend(rest)
@@ -252,7 +276,8 @@ class TcpBridge:
             if not self._dispatch_unlike(connection, body):
                 connection.bodies.extend(rest)
                 return False
-            latest = connection.latest
+            if frames is not None and frames.ascii:
+                latest = connection.latest
         return True
 
     def _dispatch_unlike(self, connection: Connection, body: bytes) -> bool:
@@ -322,7 +347,8 @@ class TcpBridge:
         handler = target.handler
         beginning = dialect.beginning(pattern) if handler.payload.fast else None
         decode = dialect.typed_decoder(handler.payload.annotation) if beginning else None
-        route = Route(handler, target.cell.mailbox, name, beginning or b"", decode or _refuse)
+        mailbox = target.cell.mailbox
+        route = Route(handler, mailbox, mailbox.queue, name, beginning or b"", decode or _refuse)
         if len(self._routes) < _ROUTES_KEPT:
             self._routes[pattern] = route
         return route
@@ -351,6 +377,10 @@ class TcpBridge:
         self._complaints.say(kind, f"{connection.peer}: {why}; the connection is closed")
         connection.bodies.clear()
         connection.over = True
+
+
+def _url(host: str, port: int) -> str:
+    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def _refuse(_: bytes) -> NoReturn:

@@ -17,7 +17,7 @@ from understudy.actors.handlers import event_pattern, message_pattern
 from understudy.supervisors.child import child
 from understudy.transports.codec import nest
 
-from ..serving import Service, serving, until
+from ..serving import Service, hosting, serving, until
 from .wire import PROBE, request, wired
 
 URL = "tcp://127.0.0.1:0"
@@ -45,6 +45,15 @@ class Desk(Actor):
     async def count(self, to: int) -> AsyncIterator[int]:
         for number in range(to):
             yield number
+
+    @message_pattern("flood")
+    async def flood(self, size: int) -> AsyncIterator[str]:
+        try:
+            for number in range(2_000):
+                self.seen.append(number)
+                yield "x" * size
+        finally:
+            self.seen.append("ended")
 
     @event_pattern("told")
     async def told(self, data: Any) -> None:
@@ -208,6 +217,17 @@ async def test_a_peer_that_reads_slowly_gets_everything(desk: Service) -> None:
             assert await wire.exactly(len(frame)) == frame
 
 
+async def test_a_stream_waits_for_a_peer_that_does_not_read(desk: Service, scene: Scene) -> None:
+    async with wired(desk.url) as wire:
+        await wire.send(request("flood", "20000"))
+        await wait_all_tasks_blocked(0.05)
+        assert 0 < len(scene.seen) < 2_000
+
+        wire.vanish()
+        await until(lambda: scene.seen[-1] == "ended")
+    assert len(scene.seen) < 2_000
+
+
 async def test_a_peer_that_vanishes_midrequest_harms_nobody(desk: Service, scene: Scene) -> None:
     async with wired(desk.url) as wire, desk.client() as client:
         await wire.send(*[request("wait", "1")] * 3)
@@ -231,20 +251,6 @@ async def test_a_peer_that_sends_no_more_still_gets_its_answers(
         scene.gate.set()
 
         assert await wire.rest() == answer("1")
-
-
-async def test_a_connection_with_enough_in_flight_is_not_read(scene: Scene) -> None:
-    async with serving(URL, scene.desk(), in_flight=2) as desk, wired(desk.url) as wire:
-        for number in range(6):
-            await wire.send(request("wait", str(number)))
-            await wait_all_tasks_blocked(0.005)
-        held = desk.statistics().in_flight
-        scene.gate.set()
-        bodies = await wire.bodies(6)
-
-    assert held == 2
-    assert sorted(scene.seen) == list(range(6))
-    assert len(bodies) == 6
 
 
 async def test_a_full_mailbox_holds_up_its_own_senders_only(scene: Scene) -> None:
@@ -340,7 +346,7 @@ async def test_big_answers_reach_a_peer_that_goes_on_sending_during_the_drain(
     scene: Scene,
 ) -> None:
     frame = answer('"' + "x" * 3_000_000 + '"')
-    async with serving(URL, scene.desk()) as desk, wired(desk.url) as wire:
+    async with hosting(URL, scene.desk()) as desk, wired(desk.url) as wire:
         await wire.send(request("wait", '"' + "x" * 3_000_000 + '"'))
         await until(lambda: scene.seen)
         desk.system.stop()
@@ -352,7 +358,7 @@ async def test_big_answers_reach_a_peer_that_goes_on_sending_during_the_drain(
 
 
 async def test_a_stopping_service_hangs_up_on_idle_peers(scene: Scene) -> None:
-    async with serving(URL, scene.desk()) as desk, wired(desk.url) as wire:
+    async with hosting(URL, scene.desk()) as desk, wired(desk.url) as wire:
         assert await wire.probe() == b""
         desk.system.stop()
 
@@ -360,7 +366,7 @@ async def test_a_stopping_service_hangs_up_on_idle_peers(scene: Scene) -> None:
 
 
 async def test_what_was_not_answered_when_the_time_is_over_is_hung_up_on(scene: Scene) -> None:
-    async with serving(URL, scene.desk()) as desk, wired(desk.url) as wire:
+    async with hosting(URL, scene.desk()) as desk, wired(desk.url) as wire:
         await wire.send(request("wait", "1"))
         await until(lambda: scene.seen == [1])
         desk.system.kill()

@@ -91,20 +91,20 @@ async def wired(url: str) -> AsyncIterator[Wire]:
 
 @asynccontextmanager
 async def answering(serve: Callable[[Wire], Awaitable[None]]) -> AsyncIterator[str]:
-    """A service made of `serve`, which gets each connection in turn; yields its URL."""
+    """A service made of `serve`, which is given every connection; yields its URL."""
     (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
 
-    async def accept() -> None:
-        while True:
-            stream = await listener.accept()
-            async with stream:
-                await serve(Wire(stream))
+    async def handle(stream: trio.SocketStream) -> None:
+        async with stream:
+            await serve(Wire(stream))
 
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(accept)
-        yield f"tcp://127.0.0.1:{listener.socket.getsockname()[1]}"
-        nursery.cancel_scope.cancel()
-    await listener.aclose()
+    try:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(trio.serve_listeners, handle, [listener])
+            yield f"tcp://127.0.0.1:{listener.socket.getsockname()[1]}"
+            nursery.cancel_scope.cancel()
+    finally:
+        await listener.aclose()
 
 
 def request(pattern: str, data: str = '""', id: str = "1") -> bytes:
