@@ -9,16 +9,12 @@ on a wire; there are no sockets, so virtual time holds. Names belong to one trio
 two runs never meet.
 """
 
-import math
-from collections import deque
 from collections.abc import AsyncGenerator, Mapping
-from types import SimpleNamespace
 from typing import Any, Final, cast
 
 import attrs
 import trio
 from attrs.validators import ge, gt
-from trio.lowlevel import RunVar
 
 from ..actors.envelope import Envelope
 from ..actors.errors import ConnectionLost, DeclarationError, PayloadError
@@ -31,11 +27,11 @@ from ..supervisors.registry import Target
 from .calls import Call, StreamCall
 from .client import Client
 from .codec import nest
-from .codec.dialect import Dialect
 from .codec.packet import Packet
 from .complaints import Complaints
+from .hub import Hub, Link, MemoryRequest, excerpt, gave_up_on, hub_of
 from .options import parse_options, parse_url, shown
-from .tcp.connection import Connection, Request
+from .tcp.connection import Connection
 
 __all__ = [
     "MemoryBridge",
@@ -114,9 +110,9 @@ class MemoryBridge:
         self._registry = wiring.services.registry
         self._intake = wiring.services.intake
         self._complaints = Complaints("understudy.transports.memory", wiring.path)
-        self._links: set[_Link] = set()
+        self._links: set[Link] = set()
         self._accepted = 0
-        self._hub: _Hub
+        self._hub: Hub
         self._incarnation: Incarnation
         self._nursery: trio.Nursery
 
@@ -131,7 +127,7 @@ class MemoryBridge:
 
         Raises `DeclarationError` if the name has a service already.
         """
-        self._hub = hub = _hub(self._name)
+        self._hub = hub = hub_of(self._name)
         if hub.bridge is not None:
             raise DeclarationError(
                 f"memory://{self._name} is served by {hub.bridge._path} already; "
@@ -155,7 +151,7 @@ class MemoryBridge:
             self._links.clear()
             self._complaints.close()
 
-    def accept(self, credit: int) -> "_Link":
+    def accept(self, credit: int) -> Link:
         """Connect a client, which may have streams `credit` items ahead of it."""
         self._accepted += 1
         link = self._new_link(self._accepted, credit)
@@ -170,9 +166,9 @@ class MemoryBridge:
             refused=dict(self._complaints.counts),
         )
 
-    def _new_link(self, number: int, credit: int) -> "_Link":
+    def _new_link(self, number: int, credit: int) -> Link:
         queue, life = self._options.queue, self._incarnation
-        link = _Link(self._hub, life, number, queue, credit, self._complaints)
+        link = Link(self._hub, life, number, queue, credit, self._complaints)
         self._links.add(link)
         return link
 
@@ -198,7 +194,7 @@ class MemoryBridge:
             await self._intake.event(inbound, _EventSettlement(link, inbound))
             await link.fewer_than(self._options.in_flight)
 
-    async def _serve(self, link: "_Link") -> None:
+    async def _serve(self, link: Link) -> None:
         try:
             async for body in link.inbox:
                 await self._take_burst(link, body)
@@ -208,7 +204,7 @@ class MemoryBridge:
         link.close()
         self._links.discard(link)
 
-    async def _take_burst(self, link: "_Link", body: bytes | None) -> None:
+    async def _take_burst(self, link: Link, body: bytes | None) -> None:
         """Take a packet and those that wait behind it: waking this task costs more than one."""
         left = _BURST
         while body is not None:
@@ -219,7 +215,7 @@ class MemoryBridge:
             left -= 1
             body = link.next_body() if left else None
 
-    async def _take(self, link: "_Link", packet: Packet) -> None:
+    async def _take(self, link: Link, packet: Packet) -> None:
         """Give a packet to its mailbox, waiting for room."""
         link.in_flight += 1
         route = nest.route(bytes(packet.pattern))
@@ -230,11 +226,11 @@ class MemoryBridge:
         raw_id = bytes(packet.id)
         target = None if route is None else self._target(route)
         if route is None or target is None:
-            text = f"{link.peer} asked for {_excerpt(packet.pattern)}, which nobody handles"
+            text = f"{link.peer} asked for {excerpt(packet.pattern)}, which nobody handles"
             self._complaints.say("requests without a handler", text)
             link.answer(nest.no_handler(raw_id))
             return
-        request = _Request(cast(Connection, link), raw_id, target.handler, route)
+        request = MemoryRequest(cast(Connection, link), raw_id, target.handler, route)
         try:
             message = target.handler.payload.decode(bytes(packet.data))
         except PayloadError as error:
@@ -259,12 +255,12 @@ class MemoryClient(Client):
         self._timers = Timers()
         self._calls = 0
         self._closed = False
-        self._link: _Link | None = None
-        self._hub: _Hub
+        self._link: Link | None = None
+        self._hub: Hub
 
     async def open(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._timers.run)
-        self._hub = _hub(self._name)
+        self._hub = hub_of(self._name)
         await self._linked(trio.current_time() + self._options.patience, "")
 
     async def aclose(self) -> None:
@@ -277,7 +273,7 @@ class MemoryClient(Client):
         raw_id = self._new_id()
         body = nest.request(nest.pattern_json(pattern), data, raw_id)
         call = Call(self.where, pattern, trio.current_time() + timeout, timeout)
-        link = await self._linked(call.deadline, _gave_up(pattern, timeout))
+        link = await self._linked(call.deadline, gave_up_on(pattern, timeout))
         link.calls[raw_id] = call
         try:
             await link.send(body, call)
@@ -293,7 +289,7 @@ class MemoryClient(Client):
     async def _emit(self, pattern: Pattern, data: bytes) -> None:
         body = nest.event(nest.pattern_json(pattern, event=True), data)
         limit = self._options.connect_timeout
-        link = await self._linked(trio.current_time() + limit, _gave_up(pattern, limit))
+        link = await self._linked(trio.current_time() + limit, gave_up_on(pattern, limit))
         await link.send(body)
         await trio.lowlevel.checkpoint()  # a queue with room is no reason to hold up the others
 
@@ -302,7 +298,7 @@ class MemoryClient(Client):
         body = nest.request(nest.pattern_json(pattern), data, raw_id)
         limit = self._options.connect_timeout
         stream = StreamCall(self.where, pattern, trio.current_time() + limit, limit)
-        link = await self._linked(stream.deadline, _gave_up(pattern, limit))
+        link = await self._linked(stream.deadline, gave_up_on(pattern, limit))
         link.calls[raw_id] = stream
         try:
             await link.send(body, stream)
@@ -319,7 +315,7 @@ class MemoryClient(Client):
         finally:
             link.forget(raw_id)
 
-    async def _linked(self, deadline: float, gave_up: str) -> "_Link":
+    async def _linked(self, deadline: float, gave_up: str) -> Link:
         """The link to the service, waiting for it until `deadline` (trio time)."""
         if self._link is not None and not self._link.closed and not self._closed:
             return self._link
@@ -339,227 +335,12 @@ class MemoryClient(Client):
         return b'"%x"' % self._calls
 
 
-class _Hub:
-    """A name in one run: who serves it, and the events that wait for whoever does next."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.bridge: MemoryBridge | None = None
-        self._returned: deque[tuple[Incarnation, Inbound]] = deque()
-        self._changed = trio.Event()
-
-    def give_back(self, life: Incarnation, inbound: Inbound) -> None:
-        """Keep an event that one life of a bridge could not finish, for another one."""
-        self._returned.append((life, inbound))
-        self.tell()
-
-    def returned_before(self, life: Incarnation) -> Inbound | None:
-        """The oldest event that another life gave back: what gave it back cannot use it."""
-        for index, (other, inbound) in enumerate(self._returned):
-            if other is not life:
-                del self._returned[index]
-                return inbound
-        return None
-
-    def tell(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
-
-    async def change(self) -> None:
-        await self._changed.wait()
-
-
-_HUBS: Final[RunVar[dict[str, _Hub]]] = RunVar("understudy_memory_hubs")
-
-
-def _hub(name: str) -> _Hub:
-    try:
-        hubs = _HUBS.get()
-    except LookupError:
-        hubs = {}
-        _HUBS.set(hubs)
-    return hubs.setdefault(name, _Hub(name))
-
-
-_UNFRAMED: Final = cast(
-    Dialect, SimpleNamespace(**{**vars(nest), "frame": bytes, "framed_value": nest.value})
-)
-"""NestJS's packets without the lengths that a stream of bytes needs before them."""
-
-
-class _Link:
-    """What lies between one client and the service: packets in, calls that wait out.
-
-    Has the members of a TCP connection that its requests use.
-    """
-
-    dialect = _UNFRAMED
-    clogged = False
-    dirty = False
-
-    def __init__(
-        self,
-        hub: _Hub,
-        life: Incarnation,
-        number: int,
-        queue: int,
-        credit: int,
-        complaints: Complaints,
-    ) -> None:
-        self.peer = f"client {number}" if number else "an earlier service"
-        self.name = f"memory-{hub.name}-{number}"
-        self.complaints = complaints
-        self.calls: dict[bytes, Call] = {}
-        self.out: list[bytes] = []
-        self.in_flight = 0
-        self.closed = False
-        self.changed: trio.Event | None = None
-        self._hub, self._life = hub, life
-        self._credit = credit
-        self._events = 0
-        self._outbox, self.inbox = trio.open_memory_channel[bytes](queue)
-
-    # -- the client's side
-
-    async def send(self, body: bytes, call: Call | None = None) -> None:
-        """Send a packet, waiting for room until the call's deadline; raises `ConnectionLost`."""
-        where = f"memory://{self._hub.name}"
-        try:
-            self._outbox.send_nowait(body)
-            return
-        except trio.WouldBlock:
-            pass  # wait below, out of this block: errors need no such context
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ConnectionLost(where, "the service has ended", sent=False) from None
-        try:
-            with trio.move_on_at(call.deadline if call else math.inf):
-                await self._outbox.send(body)
-                return
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            raise ConnectionLost(where, "the service has ended", sent=False) from None
-        gave_up = _gave_up(call.pattern, call.timeout) if call else ""
-        raise ConnectionLost(where, f"the service takes nothing{gave_up}", sent=False)
-
-    def forget(self, raw_id: bytes) -> None:
-        self.calls.pop(raw_id, None)
-        self.tell()
-
-    def client_left(self) -> None:
-        """No more comes from the client; what it has sent is still read."""
-        self._outbox.close()
-        self._fail_calls("the client was closed")
-
-    # -- the service's side
-
-    def next_body(self) -> bytes | None:
-        """The next packet, if one waits."""
-        try:
-            return self.inbox.receive_nowait()
-        except (trio.WouldBlock, trio.EndOfChannel, trio.ClosedResourceError):
-            return None
-
-    def inbound(self, packet: Packet, route: str | None) -> Inbound:
-        self._events += 1
-        return Inbound(
-            transport="memory",
-            source=self.peer,
-            pattern=_excerpt(packet.pattern) if route is None else route,
-            data=bytes(packet.data),
-            message_id=f"{self.name}:event-{self._events}",
-        )
-
-    def mark(self) -> None:
-        """Something is queued; here it is there at once."""
-        out, self.out = self.out, []
-        for body in out:
-            self.write(body)
-
-    def write(self, body: bytes) -> None:
-        answer = nest.decode_answer(body)
-        raw_id = b'"%b"' % (answer.id or "").encode()
-        call = self.calls.get(raw_id)
-        if call is not None and call.take(answer):
-            del self.calls[raw_id]
-
-    def answer(self, body: bytes) -> None:
-        self.finished()
-        self.write(body)
-
-    def finished(self) -> None:
-        self.in_flight -= 1
-        self.tell()
-
-    async def credit(self, raw_id: bytes) -> bool:
-        """Wait until the caller wants one more item; False if it has left."""
-        while True:
-            call = self.calls.get(raw_id)
-            if not isinstance(call, StreamCall):
-                return call is not None
-            if len(call.items) < self._credit:
-                return True
-            await self._change()
-
-    async def fewer_than(self, in_flight: int) -> None:
-        while self.in_flight >= in_flight and not self.closed:
-            await self._change()
-
-    async def quiet(self) -> None:
-        """Wait until nothing is in flight."""
-        await self.fewer_than(1)
-
-    def stop_reading(self) -> None:
-        """Take no more from the client; events that wait are kept for the next service."""
-        while (body := self.next_body()) is not None:
-            packet = nest.decode_packet(body)
-            if packet is not None and not packet.id:
-                self.give_back(self.inbound(packet, nest.route(bytes(packet.pattern))))
-        self.inbox.close()
-
-    def give_back(self, inbound: Inbound) -> None:
-        """Keep an event for the next service."""
-        self._hub.give_back(self._life, inbound)
-
-    def close(self) -> None:
-        """End it; calls that wait fail, since nobody knows whether they were handled."""
-        self.closed = True
-        self.stop_reading()
-        self._fail_calls("the service has ended")
-        self.tell()
-
-    def tell(self) -> None:
-        """Wake who waits for something here."""
-        if self.changed is not None:
-            self.changed.set()
-
-    async def _change(self) -> None:
-        if self.changed is None or self.changed.is_set():
-            self.changed = trio.Event()
-        await self.changed.wait()
-
-    def _fail_calls(self, why: str) -> None:
-        calls, self.calls = self.calls, {}
-        for call in calls.values():
-            call.fail(ConnectionLost(f"memory://{self._hub.name}", why))
-
-
-class _Request(Request, gc=False):
-    """A request on its way; what it needs of a connection, a link has too."""
-
-    async def ready(self) -> None:
-        if not await cast(_Link, self.connection).credit(self.raw_id):
-            self._abandon()
-
-    @property
-    def transport(self) -> str:
-        return "memory"
-
-
 class _EventSettlement:
     """Memory can take an event back: the next service of that name gets it."""
 
     __slots__ = ("_inbound", "_link")
 
-    def __init__(self, link: _Link, inbound: Inbound) -> None:
+    def __init__(self, link: Link, inbound: Inbound) -> None:
         self._link, self._inbound = link, inbound
 
     def acknowledge(self) -> None:
@@ -574,11 +355,3 @@ class _EventSettlement:
 def _name(url: str) -> str:
     parts = parse_url(url)
     return parts.netloc.rpartition("@")[2] + parts.path
-
-
-def _gave_up(pattern: Pattern, seconds: float) -> str:
-    return f"; gave up on {pattern!r} after {seconds:g} s"
-
-
-def _excerpt(pattern: bytes) -> str:
-    return bytes(pattern)[:256].decode(errors="replace")

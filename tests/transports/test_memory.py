@@ -37,6 +37,14 @@ class Desk(Actor):
         finally:
             self.seen.append("ended")
 
+    @message_pattern("one")
+    async def one(self) -> AsyncIterator[int]:
+        try:
+            yield 1
+            await trio.sleep_forever()
+        finally:
+            self.seen.append("ended")
+
     @message_pattern("silent")
     async def silent(self) -> None:
         await trio.sleep_forever()
@@ -215,6 +223,17 @@ async def test_leaving_one_stream_ends_its_generator_and_nothing_else(
 
         assert await client.send("echo", 1) == 1
     assert len(seen) < 1_000
+
+
+async def test_leaving_a_stream_ends_a_generator_that_waits(
+    seen: list[Any], gate: trio.Event
+) -> None:
+    async with serving(URL, child(Desk, seen, gate)) as desk, desk.client() as client:
+        async with aclosing(client.stream("one")) as items:
+            assert await anext(items) == 1
+        await until(lambda: seen == ["ended"])
+
+        assert await client.send("echo", 1) == 1
 
 
 # -- time ---------------------------------------------------------------------

@@ -106,6 +106,7 @@ class Connection:
         self.latest: Route | None = None
         self.waiting: tuple[Mailbox, Envelope] | None = None
         self.over = False
+        self.leaving: set[Callable[[], None]] = set()
         self.peer_ended = False
         self.readable: Readiness | None = None
         self.in_flight = 0
@@ -180,6 +181,12 @@ class Connection:
         elif self.changed is not None:
             self.changed.set()
 
+    def leave(self) -> None:
+        """The peer reads no further: end the generators that stream to it."""
+        leaving, self.leaving = self.leaving, set()
+        for function in leaving:
+            function()
+
     async def hang_up(self) -> None:
         """Say that no more comes, and let the peer take what is on its way.
 
@@ -202,6 +209,7 @@ class Connection:
         """End the connection; what is in flight for it is answered to nobody."""
         if not self.closed:
             self.closed = True
+            self.leave()
             self.out.clear()
             self._poller.forget(self.sock)
             self.sock.close()
@@ -249,8 +257,18 @@ class Request(msgspec.Struct, gc=False):
     handler: Handler
     pattern: str
     open: bool = True
+    on_left: Callable[[], None] | None = None
 
     # -- as a receipt
+
+    def on_leave(self, function: Callable[[], None]) -> None:
+        """The peer of a stream leaves when it ends its half of the connection, or all of it."""
+        connection = self.connection
+        if connection.closed or connection.peer_ended:
+            function()
+        else:
+            self.on_left = function
+            connection.leaving.add(function)
 
     async def ready(self) -> None:
         connection = self.connection
@@ -267,6 +285,7 @@ class Request(msgspec.Struct, gc=False):
         if not self.open:
             return
         if last:
+            self._end_stream()
             self.succeeded(value)
             return
         connection = self.connection
@@ -281,6 +300,7 @@ class Request(msgspec.Struct, gc=False):
         self.open = False
         connection = self.connection
         if value is UNSET or (value is None and self.handler.void):
+            self._end_stream()
             connection.answer(connection.dialect.end(self.raw_id))
             return
         try:
@@ -323,6 +343,7 @@ class Request(msgspec.Struct, gc=False):
         if not self.open:
             return
         self.open = False
+        self._end_stream()
         dialect = self.connection.dialect
         try:
             body = dialect.failure(self.raw_id, dialect.error_json(error))
@@ -333,6 +354,7 @@ class Request(msgspec.Struct, gc=False):
 
     def _unwritable(self, error: Exception) -> None:
         self.open = False
+        self._end_stream()
         connection = self.connection
         text = f"{self.handler.name} answered what cannot be written as JSON: {error}"
         connection.complaints.say("answers that cannot be written", text)
@@ -342,7 +364,12 @@ class Request(msgspec.Struct, gc=False):
     def _abandon(self) -> None:
         if self.open:
             self.open = False
+            self._end_stream()
             self.connection.finished()
+
+    def _end_stream(self) -> None:
+        if self.on_left is not None:
+            self.connection.leaving.discard(self.on_left)
 
     # -- as an origin
 

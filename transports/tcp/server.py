@@ -207,6 +207,7 @@ class TcpBridge:
                 data = b""
             if not data:
                 connection.peer_ended = True
+                connection.leave()
                 break
             frames = frames or self._begin(connection, data)
             if frames is None:
