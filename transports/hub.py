@@ -9,8 +9,7 @@ two runs never meet.
 import math
 from collections import deque
 from collections.abc import Callable
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Final, cast
+from typing import TYPE_CHECKING, Final
 
 import trio
 from trio.lowlevel import RunVar
@@ -24,7 +23,7 @@ from .codec import nest
 from .codec.dialect import Dialect
 from .codec.packet import Packet
 from .complaints import Complaints
-from .tcp.connection import Request
+from .request import Request
 
 if TYPE_CHECKING:
     from .memory import MemoryBridge
@@ -75,21 +74,10 @@ def hub_of(name: str) -> Hub:
     return hubs.setdefault(name, Hub(name))
 
 
-_UNFRAMED: Final = cast(
-    Dialect, SimpleNamespace(**{**vars(nest), "frame": bytes, "framed_value": nest.value})
-)
-"""NestJS's packets without the lengths that a stream of bytes needs before them."""
-
-
 class Link:
-    """What lies between one client and the service: packets in, calls that wait out.
+    """What lies between one client and the service: packets in, calls that wait out."""
 
-    Has the members of a TCP connection that its requests use.
-    """
-
-    dialect = _UNFRAMED
-    clogged = False
-    dirty = False
+    dialect: Dialect = nest
 
     def __init__(
         self,
@@ -104,7 +92,6 @@ class Link:
         self.name = f"memory-{hub.name}-{number}"
         self.complaints = complaints
         self.calls: dict[bytes, Call] = {}
-        self.out: list[bytes] = []
         self.in_flight = 0
         self.closed = False
         self.changed: trio.Event | None = None
@@ -166,12 +153,6 @@ class Link:
             data=bytes(packet.data),
             message_id=f"{self.name}:event-{self._events}",
         )
-
-    def mark(self) -> None:
-        """Something is queued; here it is there at once."""
-        out, self.out = self.out, []
-        for body in out:
-            self.write(body)
 
     def write(self, body: bytes) -> None:
         answer = nest.decode_answer(body)
@@ -248,19 +229,15 @@ class Link:
             call.fail(ConnectionLost(f"memory://{self._hub.name}", why))
 
 
-class MemoryRequest(Request, gc=False):
-    """A request on its way; what it needs of a connection, a link has too."""
+class MemoryRequest(Request[Link], gc=False):
+    """A request that came in memory."""
 
     def on_leave(self, function: Callable[[], None]) -> None:
-        cast(Link, self.connection).on_leave(self.raw_id, function)
+        self.connection.on_leave(self.raw_id, function)
 
     async def ready(self) -> None:
-        if not await cast(Link, self.connection).credit(self.raw_id):
+        if not await self.connection.credit(self.raw_id):
             self._abandon()
-
-    @property
-    def transport(self) -> str:
-        return "memory"
 
 
 def gave_up_on(pattern: Pattern, seconds: float) -> str:

@@ -10,7 +10,7 @@ two runs never meet.
 """
 
 from collections.abc import AsyncGenerator, Mapping
-from typing import Any, Final, cast
+from typing import Any, Final
 
 import attrs
 import trio
@@ -31,7 +31,6 @@ from .codec.packet import Packet
 from .complaints import Complaints
 from .hub import Hub, Link, MemoryRequest, excerpt, gave_up_on, hub_of
 from .options import parse_options, parse_url, shown
-from .tcp.connection import Connection
 
 __all__ = [
     "MemoryBridge",
@@ -230,7 +229,7 @@ class MemoryBridge:
             self._complaints.say("requests without a handler", text)
             link.answer(nest.no_handler(raw_id))
             return
-        request = MemoryRequest(cast(Connection, link), raw_id, target.handler, route)
+        request = MemoryRequest(link, raw_id, target.handler, route)
         try:
             message = target.handler.payload.decode(bytes(packet.data))
         except PayloadError as error:

@@ -7,7 +7,7 @@ them would cost more than the answers (benchmarks/tcp.py).
 
 import socket
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, Final
 
 import msgspec
@@ -18,14 +18,14 @@ from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_ta
 from ...actors.behavior import Handler
 from ...actors.encoding import encode, encode_usual
 from ...actors.envelope import Envelope
-from ...actors.errors import PayloadError, Retry, RpcError
 from ...actors.mailbox import Mailbox
 from ..codec.dialect import Dialect, Frames
 from ..codec.packet import Packet, TypedPacket
 from ..complaints import Complaints
+from ..request import Request
 from .poller import Poller, Readiness
 
-__all__ = ["Connection", "Flusher", "Request", "Route"]
+__all__ = ["Connection", "Flusher", "Route", "TcpRequest"]
 
 _EARLY: Final = 32
 """Answers that are written before the burst is over, so that their peer gets to work."""
@@ -34,9 +34,6 @@ _LINGER: Final = 1.0
 """Seconds a peer has to hang up in its turn."""
 
 _DISCARDED: Final = 64 * 1024
-
-_INTERNAL: Final = "Internal server error"
-_UNAVAILABLE: Final = {"status": 503, "message": "Service unavailable"}
 
 
 class Route(msgspec.Struct, gc=False, eq=False):
@@ -246,20 +243,10 @@ class Connection:
         await self.changed.wait()
 
 
-class Request(msgspec.Struct, gc=False):
-    """A request on its way: the receipt that writes its answer, and the origin of its work.
+class TcpRequest(Request[Connection], gc=False):
+    """A request that came over TCP."""
 
-    A struct, and not tracked by the garbage collector, for the reasons given at `Envelope`.
-    """
-
-    connection: Connection
-    raw_id: bytes
-    handler: Handler
-    pattern: str
-    open: bool = True
     on_left: Callable[[], None] | None = None
-
-    # -- as a receipt
 
     def on_leave(self, function: Callable[[], None]) -> None:
         """The peer of a stream leaves when it ends its half of the connection, or all of it."""
@@ -280,19 +267,6 @@ class Request(msgspec.Struct, gc=False):
             await connection.fewer_than(1 << 62)
         if connection.closed:
             self._abandon()
-
-    def item(self, value: Any, *, last: bool) -> None:
-        if not self.open:
-            return
-        if last:
-            self._end_stream()
-            self.succeeded(value)
-            return
-        connection = self.connection
-        try:
-            connection.write(connection.dialect.item(self.raw_id, encode(value)))
-        except (TypeError, ValueError) as error:
-            self._unwritable(error)
 
     def succeeded(self, value: Any) -> None:
         if not self.open:
@@ -322,81 +296,6 @@ class Request(msgspec.Struct, gc=False):
         if connection.changed is not None:
             connection.changed.set()
 
-    def failed(self, error: Exception) -> None:
-        if isinstance(error, PayloadError):
-            self.connection.complaints.say(
-                "requests that do not fit", f"{self.connection.peer} {self.pattern}: {error}"
-            )
-        if isinstance(error, RpcError):
-            self._fail(error.error)
-        else:
-            self._fail(_UNAVAILABLE if isinstance(error, Retry) else _INTERNAL)
-
-    def crashed(self, error: BaseException, path: str, incarnation: int) -> None:
-        # No detail of a crash leaves the process; the supervisor logs all of it.
-        self._fail(_INTERNAL)
-
-    def released(self, why: str) -> None:
-        self._fail(_UNAVAILABLE)
-
-    def _fail(self, error: Any) -> None:
-        if not self.open:
-            return
-        self.open = False
-        self._end_stream()
-        dialect = self.connection.dialect
-        try:
-            body = dialect.failure(self.raw_id, dialect.error_json(error))
-        except TypeError as unwritable:
-            self._unwritable(unwritable)
-            return
-        self.connection.answer(body)
-
-    def _unwritable(self, error: Exception) -> None:
-        self.open = False
-        self._end_stream()
-        connection = self.connection
-        text = f"{self.handler.name} answered what cannot be written as JSON: {error}"
-        connection.complaints.say("answers that cannot be written", text)
-        dialect = connection.dialect
-        connection.answer(dialect.failure(self.raw_id, dialect.error_json(_INTERNAL)))
-
-    def _abandon(self) -> None:
-        if self.open:
-            self.open = False
-            self._end_stream()
-            self.connection.finished()
-
     def _end_stream(self) -> None:
         if self.on_left is not None:
             self.connection.leaving.discard(self.on_left)
-
-    # -- as an origin
-
-    @property
-    def transport(self) -> str:
-        return "tcp"
-
-    @property
-    def source(self) -> str:
-        return self.connection.peer
-
-    @property
-    def message_id(self) -> str:
-        return f"{self.connection.name}:{self.raw_id.decode(errors='replace')}"
-
-    @property
-    def correlation_id(self) -> str | None:
-        return self.raw_id.decode(errors="replace").strip('"')
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return {}
-
-    @property
-    def attempt(self) -> int:
-        return 1
-
-    @property
-    def redelivered(self) -> bool:
-        return False

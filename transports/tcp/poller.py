@@ -6,7 +6,8 @@ registered once, edge-triggered, with an epoll of our own, and one task waits fo
 that epoll to become readable (benchmarks/tcp.py, 8 connections).
 
 Edge-triggered: a socket is reported once when data comes. Whoever reads must read
-until it would block, or a read comes back short, before it waits again.
+until it would block, or a read comes back short and the peer has not `ended`, before
+it waits again.
 
 Where there is no epoll (macOS), every wait goes to trio.
 """
@@ -15,6 +16,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable
+from typing import Final
 
 import trio
 from trio.lowlevel import (
@@ -29,6 +31,9 @@ from trio.lowlevel import (
 __all__ = ["Poller", "Readiness"]
 
 
+_END: Final = getattr(select, "EPOLLRDHUP", 0) | getattr(select, "EPOLLHUP", 0)
+
+
 class Readiness:
     """Whether one socket may have something to read; waited for by one task.
 
@@ -37,7 +42,7 @@ class Readiness:
     go on with it. Most reads then cost no switch of tasks at all.
     """
 
-    __slots__ = ("_closed", "_poller", "_ready", "_sock", "_take", "_task")
+    __slots__ = ("_closed", "_poller", "_ready", "_sock", "_take", "_task", "ended")
 
     def __init__(self, poller: "Poller", sock: socket.socket, take: Callable[[], bool]) -> None:
         self._poller = poller
@@ -45,6 +50,8 @@ class Readiness:
         self._take = take
         # Data that came before the registration has no edge of its own.
         self._ready = True
+        # Data and the end may come as one edge: then a short read is not the last one.
+        self.ended = False
         self._closed = False
         self._task: trio.lowlevel.Task | None = None
 
@@ -54,7 +61,8 @@ class Readiness:
             await wait_readable(self._sock)
             if not self._take():
                 return
-        if self._ready:
+        while self._ready:
+            # An edge that comes meanwhile makes it ready again: no later one would tell.
             self._ready = False
             await trio.lowlevel.checkpoint()
             if not self._closed and not self._take():
@@ -66,8 +74,9 @@ class Readiness:
         if self._closed:
             raise trio.ClosedResourceError
 
-    def found(self) -> None:
-        """The kernel reported an edge."""
+    def found(self, *, ended: bool = False) -> None:
+        """The kernel reported an edge, which may be that the peer has ended its half."""
+        self.ended = self.ended or ended
         if self._task is None:
             self._ready = True
         elif not self._take():
@@ -122,10 +131,10 @@ class Poller:
         epoll, watched = self._epoll, self._watched
         while True:
             await wait_readable(epoll.fileno())
-            for fd, _ in epoll.poll(0):
+            for fd, events in epoll.poll(0):
                 readiness = watched.get(fd)
                 if readiness is not None:
-                    readiness.found()
+                    readiness.found(ended=events & _END != 0)
 
     def close(self) -> None:
         if sys.platform == "linux":

@@ -23,7 +23,7 @@ from ..codec.dialect import Dialect, Frames
 from ..codec.errors import CodecError
 from ..codec.packet import Packet
 from ..complaints import Complaints
-from .connection import Connection, Flusher, Request, Route
+from .connection import Connection, Flusher, Route, TcpRequest
 from .poller import Poller
 
 if TYPE_CHECKING:
@@ -221,7 +221,8 @@ class TcpBridge:
                 return False
             if connection.in_flight >= options.in_flight or connection.clogged or frames.partial:
                 return False
-            if len(data) < _CHUNK and frames.error is None:
+            readable = connection.readable
+            if len(data) < _CHUNK and frames.error is None and readable and not readable.ended:
                 return True
         connection.over = True
         return False
@@ -262,7 +263,7 @@ class TcpBridge:
                 else:
                     connection.in_flight += 1
                     handler = latest.handler
-                    request = Request(connection, bytes(packet.id), handler, latest.name)
+                    request = TcpRequest(connection, bytes(packet.id), handler, latest.name)
                     envelope = Envelope(packet.data, handler, request, request)
                     # `mailbox.put(envelope)`, without the call.
                     queue, mailbox = latest.queue, latest.mailbox
@@ -304,7 +305,7 @@ class TcpBridge:
         if route is None:
             self._no_handler(connection, packet)
             return True
-        request = Request(connection, bytes(packet.id), route.handler, route.name)
+        request = TcpRequest(connection, bytes(packet.id), route.handler, route.name)
         try:
             message = route.handler.payload.decode(packet.data)
         except PayloadError as error:

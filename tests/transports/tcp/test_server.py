@@ -4,6 +4,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 import trio
@@ -238,6 +239,21 @@ async def test_a_peer_that_vanishes_midrequest_harms_nobody(desk: Service, scene
 
         assert await client.send("echo", "still here") == "still here"
         assert desk.statistics().in_flight == 0
+
+
+@pytest.mark.parametrize(
+    "last",
+    [b"3#[1]", PROBE, nest.frame(b'{"pattern":"told"}')],
+    ids=["nothing", "request", "event"],
+)
+async def test_a_peer_that_leaves_in_the_moment_of_its_last_bytes_is_let_go(
+    desk: Service, last: bytes
+) -> None:
+    with socket.create_connection(("127.0.0.1", urlsplit(desk.url).port or 0)) as raw:
+        await until(lambda: desk.statistics().connections == 1)
+        raw.sendall(last)
+    # Bytes and end have both come in before the service could look.
+    await until(lambda: desk.statistics().connections == 0)
 
 
 async def test_a_peer_that_sends_no_more_still_gets_its_answers(
