@@ -38,9 +38,9 @@ class DeclarationError(UnderstudyError, ValueError):
 class RpcError(UnderstudyError):
     """An answer that is an error: not a crash, and safe to show to the caller.
 
-    `error` is what goes over the wire: a string becomes
-    `{"status": "error", "message": error}`, anything else is sent as it is
-    (NestJS's `RpcException`). A client raises it with what the service answered.
+    `error` is what goes over the wire: an object or a list is sent as it is, anything
+    else becomes `{"status": "error", "message": error}` (NestJS's `RpcException`). A
+    client raises it with what the service answered.
     """
 
     def __init__(self, error: Any) -> None:

@@ -116,13 +116,6 @@ class Interop(Actor):
         return milliseconds
 
 
-class Announcer(Actor):
-    """Stands last in the tree, so that it starts when the bridge accepts messages."""
-
-    async def started(self) -> None:
-        print("ready", flush=True)
-
-
 class Case:
     """One case of `call`: what to do, and what must come of it."""
 
@@ -235,14 +228,13 @@ async def call(url: str, options: dict[str, Any]) -> int:
     return 0 if all(results) else 1
 
 
-def tree(url: str, options: dict[str, Any], *last: Any) -> Supervisor:
+def tree(url: str, options: dict[str, Any]) -> Supervisor:
     return Supervisor(
         "interop",
         [
             child(Kept),
             child(Interop, needs("kept"), concurrency=16),
             serve(url, **options),
-            *last,
         ],
     )
 
@@ -258,7 +250,11 @@ def main() -> None:
     options = {name: getattr(given, name) for name in ("queue", "dialect") if getattr(given, name)}
     if given.mode == "call":
         sys.exit(trio.run(call, given.url, options))
-    run(tree(given.url, options, child(Announcer)), dead_letters=None)
+    run(
+        tree(given.url, options),
+        dead_letters=None,
+        on_ready=lambda _: print("ready", flush=True),
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import attrs
 import pytest
 
 from understudy.transports.memory import MemoryClientOptions, MemoryOptions
-from understudy.transports.tcp.transport import TcpClientOptions, TcpOptions
+from understudy.transports.tcp.options import TcpClientOptions, TcpOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 

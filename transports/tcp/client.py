@@ -12,7 +12,7 @@ import socket
 from collections.abc import AsyncGenerator
 from contextlib import suppress
 from random import Random
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import trio
 from trio.lowlevel import wait_readable
@@ -27,9 +27,7 @@ from ..codec import nest, nestrs
 from ..codec.dialect import Dialect
 from ..codec.errors import CodecError
 from ..codec.packet import Answer
-
-if TYPE_CHECKING:
-    from .transport import TcpClientOptions
+from .options import TcpClientOptions
 
 __all__ = ["TcpClient"]
 
@@ -43,7 +41,7 @@ _DIALECTS: Final[dict[str, Dialect]] = {"nest": nest, "nestrs": nestrs}
 class TcpClient(Client):
     """A pool of connections to one address."""
 
-    def __init__(self, host: str, port: int, options: "TcpClientOptions") -> None:
+    def __init__(self, host: str, port: int, options: TcpClientOptions) -> None:
         self._host, self._port, self._options = host, port, options
         self.where = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         self.dialect = _DIALECTS[options.dialect]

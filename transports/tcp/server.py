@@ -7,7 +7,7 @@ peer is slowed down by TCP itself. The first byte tells the dialect.
 
 import errno
 import socket
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import Final, NoReturn
 
 import attrs
 import trio
@@ -24,10 +24,8 @@ from ..codec.errors import CodecError
 from ..codec.packet import Packet
 from ..complaints import Complaints
 from .connection import Connection, Flusher, Route, TcpRequest
+from .options import TcpOptions
 from .poller import Poller
-
-if TYPE_CHECKING:
-    from .transport import TcpOptions
 
 __all__ = ["TcpBridge", "TcpStatistics"]
 
@@ -49,7 +47,7 @@ class TcpStatistics:
 class TcpBridge:
     """Listens on one address; a `Runnable` for its supervisor."""
 
-    def __init__(self, host: str, port: int, options: "TcpOptions", wiring: Wiring) -> None:
+    def __init__(self, host: str, port: int, options: TcpOptions, wiring: Wiring) -> None:
         self._host, self._port, self._options = host, port, options
         self._services = wiring.services
         self._registry = wiring.services.registry
@@ -99,10 +97,11 @@ class TcpBridge:
             for connection in list(self._connections):
                 connection.close()
             self._poller.close()
+            self._complaints.close()
 
     async def _listen(self) -> list[trio.SocketListener]:
         try:
-            return await trio.open_tcp_listeners(
+            listeners = await trio.open_tcp_listeners(
                 self._port, host=self._host, backlog=self._options.backlog
             )
         except OSError as error:
@@ -111,6 +110,12 @@ class TcpBridge:
                 f"{_url(self._host, self._port)}: cannot listen there: {error.strerror}. "
                 "Serve another address or port, or stop what uses this one",
             ) from error
+        if self._port == 0:
+            # A name with several addresses has a free port of its own on each: one is told.
+            for other in listeners[1:]:
+                other.socket.close()
+            listeners = listeners[:1]
+        return listeners
 
     def statistics(self) -> TcpStatistics:
         return TcpStatistics(

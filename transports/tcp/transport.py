@@ -6,58 +6,16 @@ and kept like any other, and a drain waits for it.
 """
 
 from collections.abc import Mapping
-from typing import Any, Final, Literal
-
-import attrs
-from attrs.validators import ge, gt, in_
+from typing import Any
 
 from ...actors.errors import DeclarationError
 from ...supervisors.child import Wiring
 from ..options import parse_options, parse_url, shown
 from .client import TcpClient
+from .options import DEFAULT_PORT, TcpClientOptions, TcpOptions
 from .server import TcpBridge
 
-__all__ = ["DEFAULT_PORT", "TcpClientOptions", "TcpOptions", "bridge", "check", "client"]
-
-DEFAULT_PORT: Final = 3000
-"""NestJS's."""
-
-
-@attrs.frozen(kw_only=True)
-class TcpOptions:
-    """Options of a TCP bridge. Sizes in bytes, times in seconds.
-
-    A frame may have `frame_limit` bytes, and `frame_deadline` seconds from its first
-    byte to its last. One connection may have `in_flight` messages that are not
-    finished; then it is not read any further. A peer that takes nothing of its answers
-    for `write_deadline` seconds is cut off.
-    """
-
-    frame_limit: int = attrs.field(default=4 * 1024 * 1024, validator=gt(0))
-    frame_deadline: float = attrs.field(default=30.0, validator=gt(0))
-    in_flight: int = attrs.field(default=1024, validator=gt(0))
-    max_connections: int = attrs.field(default=10_000, validator=gt(0))
-    write_deadline: float = attrs.field(default=30.0, validator=gt(0))
-    backlog: int = attrs.field(default=1024, validator=gt(0))
-
-
-@attrs.frozen(kw_only=True)
-class TcpClientOptions:
-    """Options of a TCP client. Sizes in bytes, times in seconds.
-
-    Calls are spread over `connections`, each with any number of calls in flight. A
-    lost connection is made again after 0.1 s, then after twice as long each time, at most
-    `reconnect_max`. The first one is tried for `patience` seconds.
-    """
-
-    dialect: Literal["nest", "nestrs"] = attrs.field(
-        default="nest", validator=in_(("nest", "nestrs"))
-    )
-    connections: int = attrs.field(default=1, validator=gt(0))
-    connect_timeout: float = attrs.field(default=5.0, validator=gt(0))
-    patience: float = attrs.field(default=0.0, validator=ge(0))
-    reconnect_max: float = attrs.field(default=5.0, validator=gt(0))
-    frame_limit: int = attrs.field(default=64 * 1024 * 1024, validator=gt(0))
+__all__ = ["bridge", "check", "client"]
 
 
 def check(url: str, options: Mapping[str, Any], *, serving: bool) -> None:
