@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
+from enum import Flag, FlagBoundary
 from types import NoneType
 from typing import Any, get_args
 from uuid import UUID
@@ -181,11 +182,15 @@ def enum(target: Any) -> Hook:
             if type(value) not in kinds:
                 raise
         try:
-            return target(value)
+            found = target(value)
         except REFUSALS:
-            pass
-        return listed(value, target)
+            found = None
+        if found is None or (strict and found.value != value):
+            return listed(value, target)
+        return found
 
+    # Python before 3.11.4 drops unknown bits of a strict flag instead of refusing them.
+    strict = issubclass(target, Flag) and target._boundary_ is FlagBoundary.STRICT
     return read
 
 
