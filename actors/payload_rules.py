@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
-from enum import Flag, FlagBoundary
+from enum import Flag
 from types import NoneType
 from typing import Any, get_args
 from uuid import UUID
@@ -185,12 +185,12 @@ def enum(target: Any) -> Hook:
             found = target(value)
         except REFUSALS:
             found = None
-        if found is None or (strict and found.value != value):
+        if found is None or (is_flag and getattr(found, "value", found) != value):
             return listed(value, target)
         return found
 
-    # Python before 3.11.4 drops unknown bits of a strict flag instead of refusing them.
-    strict = issubclass(target, Flag) and target._boundary_ is FlagBoundary.STRICT
+    # A flag may drop bits that it does not know (all do in Python 3.11.2); that is coercion.
+    is_flag = issubclass(target, Flag)
     return read
 
 
