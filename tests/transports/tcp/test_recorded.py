@@ -35,12 +35,12 @@ SERVER_DEPARTURES = {
     "valid frame, invalid JSON, valid frame in one write": (
         b'46#{"response":1,"isDisposed":true,"id":"before"}',
         True,
-        "ruling 25: good frames before a bad one are answered",
+        "docs/tcp.md: good frames before a bad one are answered",
     ),
-    "no # at all, 200 bytes": (b"", True, "ruling 21: the first byte tells the dialects apart"),
+    "no # at all, 200 bytes": (b"", True, "docs/tcp.md: the first byte tells the dialects apart"),
 }
 CLIENT_DEPARTURES = {
-    "client gets: invalid JSON reply": "ruling 25: an invalid reply fails the calls at once",
+    "client gets: invalid JSON reply": "docs/tcp.md: an invalid reply fails the calls at once",
 }
 
 
