@@ -235,6 +235,9 @@ class MemoryBridge:
         except PayloadError as error:
             request.failed(error)
             return
+        except Exception as error:  # noqa: BLE001  # a bug in the payload's class, not in the bridge
+            request.undecodable(error)
+            return
         envelope = Envelope(message, target.handler, request, request)
         if not await target.cell.mailbox.put_wait(envelope):
             request.released("the actor has ended")

@@ -105,6 +105,12 @@ class Request(msgspec.Struct, Generic[W], gc=False):
         # No detail of a crash leaves the process; the supervisor logs all of it.
         self._fail(_INTERNAL)
 
+    def undecodable(self, error: Exception) -> None:
+        """The payload's own class failed on the data, other than by refusing it."""
+        text = f"{self.handler.name}: its payload's class raised {type(error).__name__}"
+        self.connection.complaints.say("payload classes that fail", text)
+        self._fail(_INTERNAL)
+
     def released(self, why: str) -> None:
         self._fail(_UNAVAILABLE)
 

@@ -197,6 +197,9 @@ class EventDelivery:
         except PayloadError as error:
             self._dead(error, "does not fit", 0)
             return None
+        except Exception as error:  # noqa: BLE001  # a bug in the payload's class: kept, not lost
+            self._dead(error, "crashed", 0)
+            return None
         return Envelope(message, handler, self, self)
 
     # -- as a receipt

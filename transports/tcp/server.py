@@ -316,6 +316,9 @@ class TcpBridge:
         except PayloadError as error:
             request.failed(error)
             return True
+        except Exception as error:  # noqa: BLE001  # a bug in the payload's class, not in the bridge
+            request.undecodable(error)
+            return True
         if route.beginning:
             connection.latest = route
         envelope = Envelope(message, route.handler, request, request)
