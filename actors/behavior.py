@@ -15,11 +15,14 @@ from functools import cache
 from typing import Any, Literal
 
 from .actor import Actor
+from .classify import NO_TABLE, OnError, checked_table
 from .context import MessageContext
 from .errors import DeclarationError, NoHandler
 from .handlers import Mark, marks_of
+from .keys import KeyOf, key_function
 from .pattern import Pattern, route_of
 from .payload import NO_DEFAULT, Payload
+from .wildcard import Wildcards, is_wildcard
 
 __all__ = ["Behavior", "Handler"]
 
@@ -33,9 +36,11 @@ class Handler:
         "direct",
         "function",
         "is_async",
+        "key",
         "kind",
         "mode",
         "name",
+        "on_error",
         "payload",
         "route",
         "routes",
@@ -54,8 +59,12 @@ class Handler:
         payload: Payload,
         parameters: int,
         void: bool,
+        on_error: OnError = NO_TABLE,
+        key: KeyOf | None = None,
     ) -> None:
         self.name = name
+        self.on_error = on_error
+        self.key = key
         self.function = function
         self.kind = kind
         self.routes = routes
@@ -81,12 +90,20 @@ class Behavior:
         self.requests: dict[str, Handler] = {}
         self.events: dict[str, list[Handler]] = {}
         self.by_function: dict[Any, Handler] = {}
+        self.on_error = _on_error(actor)
         self.receive = self._compile_receive()
         self.messages = {kind.__name__: kind for kind in _protocol_of(actor)}
+        self._states: dict[Any, Handler] = {}
+        self._wildcards: Wildcards[Handler] = Wildcards()
         for name, function in _methods(actor):
             marks = marks_of(function)
             if marks:
                 self._add(name, function, marks)
+
+    @property
+    def keyed(self) -> bool:
+        """Whether any handler keeps messages of one key in order."""
+        return any(handler.key is not None for handler in self.by_function.values())
 
     @classmethod
     def of(cls, actor: type[Actor[Any]]) -> "Behavior":
@@ -122,11 +139,32 @@ class Behavior:
             receive.name, receive.function, "receive", (), receive.mode, Payload(kind), 1, False
         )
 
+    def takes(self, kind: type) -> bool:
+        """Whether `receive` may be given a message of this type.
+
+        A class that does not say which types it takes is taken to handle all.
+        """
+        return self.receive is not None and (
+            not self.messages or any(issubclass(kind, known) for known in self.messages.values())
+        )
+
+    def state(self, function: Callable[..., Any]) -> Handler:
+        """The handler for a method that stands in for `receive`."""
+        if function not in self._states:
+            where = f"{self.actor.__qualname__}.{getattr(function, '__name__', function)}"
+            mode: Mode = "async" if inspect.iscoroutinefunction(function) else "sync"
+            self._states[function] = Handler(
+                where, function, "receive", (), mode, Payload(Any), 1, False
+            )
+        return self._states[function]
+
     def _routed(self, pattern: Pattern) -> Handler | None:
         route = route_of(pattern)
         handler = self.requests.get(route)
         if handler is None and route in self.events:
             return self.events[route][0]
+        if handler is None:
+            handler = next(iter(self._wildcards.matching(route)), None)
         return handler
 
     def _add(self, name: str, function: Callable[..., Any], marks: tuple[Mark, ...]) -> None:
@@ -137,12 +175,15 @@ class Behavior:
                 f"{where} is both a message and an event handler. Give each its own method."
             )
         routes = tuple(dict.fromkeys(mark.route for mark in marks))
-        handler = _compile(where, function, marks[0].kind, routes, any(m.thread for m in marks))
+        self._refuse_hiding(name, where)
+        handler = _compile(where, function, marks, routes)
         # A caller that knows only a base class names the method as it stands there.
         for base in self.actor.__mro__:
             if inspect.isfunction(vars(base).get(name)):
                 self.by_function[vars(base)[name]] = handler
         for route in routes:
+            if is_wildcard(route):
+                self._wildcards.add(route, handler)
             if handler.kind == "event":
                 self.events.setdefault(route, []).append(handler)
             elif route in self.requests:
@@ -152,6 +193,13 @@ class Behavior:
                 )
             else:
                 self.requests[route] = handler
+
+    def _refuse_hiding(self, name: str, where: str) -> None:
+        if hasattr(Actor, name):
+            raise DeclarationError(
+                f"{where} would hide Actor.{name}, which every actor has. Give the handler "
+                "another name."
+            )
 
     def _compile_receive(self) -> Handler | None:
         function = self.actor.receive
@@ -189,16 +237,23 @@ def _methods(actor: type[Actor[Any]]) -> list[tuple[str, Callable[..., Any]]]:
     return [(name, value) for name, value in found if inspect.isfunction(value)]
 
 
+def _on_error(actor: type[Actor[Any]]) -> OnError:
+    """The table of a class: what it says itself goes before what its bases say."""
+    table: dict[type[BaseException], Any] = {}
+    for base in reversed(actor.__mro__):
+        own = vars(base).get("on_error")
+        if own is not None:
+            table.update(checked_table(base.__qualname__, own))
+    return table
+
+
 def _compile(
-    where: str,
-    function: Callable[..., Any],
-    kind: Literal["request", "event"],
-    routes: tuple[str, ...],
-    thread: bool,
+    where: str, function: Callable[..., Any], marks: tuple[Mark, ...], routes: tuple[str, ...]
 ) -> Handler:
+    kind = marks[0].kind
     parameters = _parameters(where, function)
     hints = _hints(where, function)
-    mode = _mode(where, function, kind, thread)
+    mode = _mode(where, function, kind, any(mark.thread for mark in marks))
     takes_context_only = len(parameters) == 1 and hints.get(parameters[0].name) is MessageContext
     if takes_context_only:
         raise DeclarationError(
@@ -215,7 +270,11 @@ def _compile(
     else:
         payload = Payload(Any)
     void = mode != "stream" and hints.get("return", Any) is type(None)
-    return Handler(where, function, kind, routes, mode, payload, len(parameters), void)
+    on_error = {error: verdict for mark in marks for error, verdict in mark.on_error.items()}
+    key = key_function(next((mark.key for mark in marks if mark.key is not None), None))
+    return Handler(
+        where, function, kind, routes, mode, payload, len(parameters), void, on_error, key
+    )
 
 
 def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -3,49 +3,89 @@
 Owns the mailbox, the reference, and the record of crashes on outside messages;
 makes a new instance for each incarnation and runs it on `Lanes`. Does not decide
 about restarts: it raises `Crash` and its supervisor does.
+
+An actor without anything to do has no task: `run` returns while the incarnation
+lives on, asleep, and is called again when there is mail. A passive actor has no
+instance, either.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from random import Random
 from typing import Any, Literal, Protocol
 
 import attrs
 import trio
+from trio.lowlevel import current_task
 
 from .actor import Actor
-from .behavior import Behavior
-from .context import CURRENT, Hand
+from .behavior import Behavior, Handler
+from .belongings import Belongings
+from .context import CURRENT, TAKEN, Hand
 from .envelope import Envelope
-from .errors import Retry
-from .incarnation import Incarnation
+from .errors import Fenced, Retry, UnderstudyError
+from .incarnation import Crash, Incarnation
+from .keys import KeyOf, Keys, key_function
 from .lanes import Lanes
-from .lifecycle import Bus, Undelivered
-from .mailbox import Mailbox
+from .lifecycle import Activated, Bus, Passivated, Undelivered
+from .mailbox import Mailbox, Overflow
 from .ref import Ref
-from .sickness import Sickness
+from .sickness import WELL, Sickness, Well
 from .timers import Timer, Timers
+from .watching import Links, Terminated, Watches
 
-__all__ = ["Cell", "CellOptions", "CellServices"]
+__all__ = ["Cell", "CellOptions", "CellServices", "Offspring", "Tracer"]
 
 
 @attrs.frozen
 class CellOptions:
     """How one actor treats its messages. Times in seconds.
 
-    `concurrency` messages interleave; on a crash the others in hand may take
-    `crash_grace` to finish. Messages that ask for a `Retry` are kept no longer than
-    `max_age`. After `sick_after` different outside messages crashed it in a row the
-    actor is sick: its events are held back, or with `on_sick="escalate"` its
-    supervisor decides. `blame="actor"` counts crashes on outside messages like all others.
+    `mailbox` messages may wait, and `overflow` says what happens to one more.
+    `concurrency` messages interleave, but with a `key` never two of the same key; on a
+    crash the others in hand may take `crash_grace` to finish. Messages that ask for a
+    `Retry` are kept no longer than `max_age`. After `sick_after` different outside
+    messages crashed it in a row the actor is sick: its events are held back, or with
+    `on_sick="escalate"` its supervisor decides. `blame="actor"` counts crashes on outside
+    messages like all others. An actor that was idle for `passivate_after` lays down its
+    instance until there is mail again.
     """
 
     mailbox: int = 1024
+    overflow: Overflow = "wait"
     concurrency: int = 1
+    key: str | KeyOf | None = None
     crash_grace: float = 1.0
     max_age: float = 3600.0
     sick_after: int = 10
     on_sick: Literal["hold", "escalate"] = "hold"
     blame: Literal["message", "actor"] = "message"
+    passivate_after: float | None = None
+
+
+class Offspring(Protocol):
+    """The children of one incarnation of an actor, under a supervisor of their own."""
+
+    @property
+    def children(self) -> Mapping[str, Any]:
+        """What each child offers (a reference for an actor) by name, in start order."""
+        ...
+
+    async def start(self, spec: Any) -> Any:
+        """Start a child and return what it offers; raises `StartFailed`, `DeclarationError`."""
+
+    async def stop(self, name: str) -> None:
+        """Stop a child for good; raises `LookupError` if there is none."""
+
+    async def end(self, *, kill: bool) -> None:
+        """Stop all children in reverse order, or cancel them; returns when they are over."""
+
+
+class Tracer(Protocol):
+    """Told of every message that one actor handles. No method raises."""
+
+    def received(self, envelope: Envelope) -> None: ...
+
+    def handled(self, envelope: Envelope, error: BaseException | None) -> None: ...
 
 
 class CellServices(Protocol):
@@ -62,9 +102,40 @@ class CellServices(Protocol):
     ) -> None:
         """Make a dead letter of a local message that has no receipt."""
 
+    def lookup(self, wanted: type[Any] | str, near: str) -> Ref[Any]:
+        """An actor by class, name or path, as seen from the actor at `near`."""
+        ...
+
+    def offspring(self, path: str, failed: Callable[[BaseException], None]) -> Offspring:
+        """A supervisor for children of the actor at `path`; `failed` when it gives up."""
+        ...
+
 
 class Cell:
     """One logical actor; a `Runnable` for its supervisor."""
+
+    __slots__ = (
+        "_arguments",
+        "_belongings",
+        "_hand",
+        "_lanes",
+        "_life",
+        "_local_ids",
+        "_postponed",
+        "_watchers",
+        "actor",
+        "behavior",
+        "instance",
+        "keys",
+        "mailbox",
+        "options",
+        "path",
+        "ref",
+        "services",
+        "sickness",
+        "suspended",
+        "tracer",
+    )
 
     def __init__(
         self,
@@ -79,33 +150,135 @@ class Cell:
         self.behavior = Behavior.of(actor)
         self.options = options
         self.services = services
-        self.mailbox = Mailbox(path, options.mailbox)
-        self.ref: Ref[Any] = Ref(self.mailbox, self.behavior, services.timers, self.undelivered)
-        self.sickness = Sickness(
-            self.mailbox, services.timers, options.sick_after, self._cannot_hold
-        )
+        self.mailbox = mailbox = Mailbox(path, options.mailbox, options.overflow)
+        if options.overflow in ("drop_oldest", "drop_newest"):
+            mailbox.drop = self._dropped
+        mailbox.owner = self
+        mailbox.concurrency = options.concurrency
+        self.ref: Ref[Any] = Ref(mailbox, self.behavior, services.timers, self.undelivered)
+        self.sickness: Sickness | Well = WELL
+        keyed = options.key is not None or self.behavior.keyed
+        self.keys = Keys(mailbox, key_function(options.key)) if keyed else None
+        self.instance: Actor[Any] | None = None
+        self.tracer: Tracer | None = None
+        self.suspended = False
         self._arguments = arguments
         self._local_ids = 0
-        self._postponed: dict[Timer, Envelope] = {}
-        self._number = 0
+        self._postponed: dict[Timer, Envelope] | None = None
+        self._watchers: dict[Watches, None] | None = None
+        self._life: Incarnation | None = None
+        self._hand: Hand | None = None
+        self._lanes: Lanes | None = None
+        self._belongings: Belongings | None = None
 
     def __repr__(self) -> str:
         return f"<Cell {self.path} {self.actor.__qualname__}>"
 
+    # -- one incarnation ----------------------------------------------------------
+
     async def run(self, incarnation: Incarnation) -> None:
-        """One incarnation: a new instance, `started()`, its messages, `stopping()`."""
-        self._number = incarnation.number
-        hand = Hand(incarnation)
+        """One incarnation: a new instance, `started()`, its messages, `stopping()`.
+
+        Called again for the same incarnation each time it wakes up.
+        """
+        hand = self._begin(incarnation)
+        try:
+            while not (self.instance is None and self._is_leaving(incarnation)):
+                if self.instance is None and await self._start(incarnation):
+                    return
+                if not await self._handle(incarnation, hand):
+                    return
+                self._passivate(incarnation)
+                if not self.mailbox.queue and not incarnation.interrupt:
+                    self._sleep(incarnation)
+                    return
+        finally:
+            hand.task = None
+
+    def _begin(self, incarnation: Incarnation) -> Hand:
+        hand = self._hand
+        if hand is None or self._life is not incarnation:
+            self._life = incarnation
+            self._belongings = None
+            self.instance = None
+            self._hand = hand = Hand(incarnation)
+            incarnation.on_fence(self._over)
+            incarnation.on_stop(self.mailbox.wake)
         CURRENT.set(hand)
-        incarnation.on_fence(hand.fence)
+        hand.task = current_task()
+        self.mailbox.hands = (hand,)
+        return hand
+
+    async def _start(self, incarnation: Incarnation) -> bool:
+        """Make the instance and start it; True if it went to sleep at once."""
         actor = self._instance(incarnation)
         await actor.started()
+        self.instance = actor
+        if incarnation.started:
+            number = incarnation.number
+            self.services.bus.publish(Activated(path=self.path, incarnation=number))
+            return False
         if not self.mailbox.is_open:
             self.mailbox.open()
         incarnation.announce(self.ref)
-        await Lanes(self, actor, incarnation, hand).run()
-        if incarnation.ending is None and not incarnation.scope.cancel_called:
+        # Children need a task that ends them, and passivation one that waits for it.
+        kept = self._belongings is not None and self._belongings.offspring is not None
+        if kept or self.mailbox.queue or incarnation.interrupt or self.options.passivate_after:
+            return False
+        self._sleep(incarnation)
+        return True
+
+    async def _handle(self, incarnation: Incarnation, hand: Hand) -> bool:
+        """Handle messages to the end of the life; True if it goes on, passive."""
+        actor = self.instance
+        if actor is None:
+            return False
+        self._lanes = Lanes(self, actor, incarnation, hand)
+        try:
+            passive = await self._lanes.run()
+        except Crash:
+            await self._end_children()
+            raise
+        await self._end_children()
+        if incarnation.ending is None and not incarnation.killed:
             await actor.stopping()
+        return passive
+
+    def _passivate(self, incarnation: Incarnation) -> None:
+        after, number = self.options.passivate_after or 0.0, incarnation.number
+        self.instance = None
+        self._lanes = None
+        self._belongings = None
+        self.services.bus.publish(Passivated(path=self.path, incarnation=number, after=after))
+
+    def _sleep(self, incarnation: Incarnation) -> None:
+        self.mailbox.hands = ()
+        incarnation.sleep()
+        self.mailbox.sleep(incarnation.wake)
+
+    def _is_leaving(self, incarnation: Incarnation) -> bool:
+        """Whether it need not be started any more: it is told to stop and has no mail."""
+        nothing = not incarnation.draining or not self.mailbox.queue
+        return incarnation.killed or (incarnation.stopping and incarnation.started and nothing)
+
+    async def _end_children(self) -> None:
+        if self._belongings is not None:
+            await self._belongings.end_children()
+
+    def _over(self) -> None:
+        """The incarnation is over: fence what is left of it."""
+        life, hand = self._life, self._hand
+        self.mailbox.hands = ()
+        if self._lanes is not None:
+            self._lanes.fence()
+            self._lanes = None
+        if hand is not None:
+            hand.fence()
+        self.instance = None
+        if self._belongings is not None and life is not None and life.ending is not None:
+            self._belongings.end(life.ending)
+
+    # -- all incarnations ---------------------------------------------------------
 
     def open(self) -> None:
         """Take mail from now on, also before the first incarnation has started."""
@@ -114,13 +287,20 @@ class Cell:
 
     def close(self, why: str) -> None:
         """No further incarnation comes: release all mail and take no more."""
-        for timer, envelope in self._postponed.items():
+        for timer, envelope in (self._postponed or {}).items():
             timer.cancel()
             self.mailbox.free()
             self.release(envelope, why)
-        self._postponed.clear()
-        self.mailbox.close(lambda envelope: self.release(envelope, why))
-        self.sickness.release(lambda envelope: self.release(envelope, why))
+        self._postponed = None
+
+        def release(envelope: Envelope) -> None:
+            self.release(envelope, why)
+
+        self.mailbox.close(release)
+        self.sickness.release(release)
+        if self.keys is not None:
+            self.keys.release(release)
+        self._tell_watchers()
 
     def release(self, envelope: Envelope, why: str) -> None:
         """Give one message back to where it came from, unhandled."""
@@ -131,6 +311,8 @@ class Cell:
 
     def give_back(self, envelope: Envelope, why: str) -> None:
         """A message was cancelled in hand, through no fault of its own: the next life has it."""
+        if envelope.message is TAKEN:
+            return
         if envelope.receipt is None and self.mailbox.is_open:
             self.mailbox.readmit(envelope, first=True)
         else:
@@ -152,14 +334,21 @@ class Cell:
             self.set_aside(envelope, error, "expired")
             return
         envelope.attempt += 1
+        postponed = self._postponed = self._postponed or {}
 
         def back() -> None:
-            del self._postponed[timer]
+            del postponed[timer]
             self.mailbox.free()
             self.mailbox.readmit(envelope)
 
         timer = self.services.timers.call_at(due, back)
-        self._postponed[timer] = envelope
+        postponed[timer] = envelope
+
+    def comes_again(self, envelope: Envelope) -> bool:
+        """Whether a message that has just failed is to be run again."""
+        if envelope.receipt is not None:
+            return envelope.receipt.open
+        return self._postponed is not None and envelope in self._postponed.values()
 
     def set_aside(self, envelope: Envelope, error: BaseException, reason: str) -> None:
         """Make a dead letter of a local message."""
@@ -169,13 +358,122 @@ class Cell:
         self._local_ids += 1
         return f"{self.path}#{self._local_ids}"
 
+    def sickened(self) -> Sickness:
+        """The record of crashes on outside messages, made at the first of them."""
+        if isinstance(self.sickness, Well):
+            timers, after = self.services.timers, self.options.sick_after
+            self.sickness = Sickness(self.mailbox, timers, after, self._cannot_hold)
+        return self.sickness
+
+    # -- what belongs to the actor in its present life ------------------------------
+
+    @property
+    def state(self) -> Handler | None:
+        """What stands in for `receive` just now, if anything does."""
+        states = self._belongings.states if self._belongings is not None else None
+        return states[-1] if states else None
+
+    @property
+    def occupied(self) -> bool:
+        """Whether it has anything that being passive would lose."""
+        waiting = self.mailbox.queue or self._postponed or self.mailbox.reserved
+        return bool(waiting or self._belongings)
+
+    @property
+    def life(self) -> Incarnation | None:
+        """The present incarnation, or the last one."""
+        return self._life
+
+    @property
+    def traps_exits(self) -> bool:
+        return self.actor.trap_exits
+
+    def belongings(self, incarnation: Incarnation) -> Belongings:
+        """Of this incarnation; raises `Fenced` if it is over."""
+        if incarnation.ending is not None or self._life is not incarnation:
+            raise Fenced(self.path, incarnation.number)
+        if self._belongings is None:
+            self._belongings = Belongings(self, incarnation)
+        return self._belongings
+
+    def links(self) -> Links | None:
+        """The links of the present incarnation; None if there is none."""
+        if self._life is None or self._life.ending is not None:
+            return None
+        return self.belongings(self._life).links
+
+    def change_state(self, incarnation: Incarnation) -> None:
+        """`receive` is another one now: the lanes must look."""
+        if self._lanes is not None:
+            self._lanes.receive = self.state or self.behavior.receive
+        incarnation.interrupt = True
+
+    def leave(self, incarnation: Incarnation) -> None:
+        """End this incarnation in order, after the message in hand."""
+        if self._lanes is None:
+            raise UnderstudyError(f"{self.path} has not started yet. Raise Ignore instead.")
+        if self._life is incarnation:
+            self._lanes.leave()
+
+    def fail(self, error: BaseException) -> None:
+        """Crash the present incarnation before its next message."""
+        if self._life is not None:
+            self._life.signal(Crash(error))
+            self.mailbox.wake()
+
+    # -- watched and looked at ------------------------------------------------------
+
+    def add_watcher(self, watcher: Watches) -> None:
+        self._watchers = self._watchers or {}
+        self._watchers[watcher] = None
+
+    def remove_watcher(self, watcher: Watches) -> None:
+        if self._watchers is not None:
+            self._watchers.pop(watcher, None)
+
+    def suspend(self) -> None:
+        """Handle nothing until `resume`; a stop ends it without handling what waits."""
+        self.suspended = True
+        if self._life is not None:
+            self._life.interrupt = True
+
+    def resume(self) -> None:
+        self.suspended = False
+        self.mailbox.wake()
+
+    def trace(self, tracer: Tracer | None) -> None:
+        """Tell `tracer` of every message from now on; None ends that."""
+        self.tracer = tracer
+        if self._life is not None:
+            self._life.interrupt = True
+
+    def _tell_watchers(self) -> None:
+        watchers, self._watchers = self._watchers, None
+        ending = self._life.ending if self._life is not None else None
+        terminated = Terminated(
+            self.ref,
+            ending.kind if ending is not None else "not running",
+            ending.error if ending is not None else None,
+        )
+        for watcher in watchers or ():
+            watcher.ended(self, terminated)
+
+    @property
+    def _number(self) -> int:
+        return self._life.number if self._life is not None else 0
+
     def _instance(self, incarnation: Incarnation) -> Actor[Any]:
         actor: Actor[Any] = self.actor.__new__(self.actor)
         actor._incarnation = incarnation
-        actor._ref = self.ref
+        actor._cell = self
         positional, keywords = self._arguments()
         actor.__init__(*positional, **keywords)  # type: ignore[misc]
         return actor
+
+    def _dropped(self, envelope: Envelope) -> None:
+        self.undelivered(envelope.message, f"the mailbox is full ({self.options.overflow})")
+        if envelope.receipt is not None:
+            envelope.receipt.failed(self.mailbox.full())
 
     def _cannot_hold(self, envelope: Envelope) -> None:
         # Not `released`: with the mailbox open, that would bring it back at once, for ever.

@@ -17,9 +17,21 @@ from .envelope import Envelope, Origin
 from .errors import Fenced
 
 if TYPE_CHECKING:
-    from .incarnation import Incarnation
+    import trio
 
-__all__ = ["CURRENT", "FENCE", "NOTHING", "Hand", "MessageContext", "is_outside", "origin_now"]
+    from .incarnation import Incarnation
+    from .mailbox import Mailbox
+
+__all__ = [
+    "CURRENT",
+    "FENCE",
+    "NOTHING",
+    "TAKEN",
+    "Hand",
+    "MessageContext",
+    "is_outside",
+    "origin_now",
+]
 
 
 class _Fence:
@@ -33,21 +45,34 @@ class _Fence:
 
 
 NOTHING: Final = Envelope(None)
+TAKEN: Final = object()
+"""The message of a hand whose message was taken out of it."""
 FENCE: Final[Origin] = _Fence()
 _FENCED: Final = Envelope(None, origin=FENCE)
 
 
 class Hand:
-    """The message that one lane of one incarnation is handling."""
+    """The message that one lane of one incarnation is handling.
 
-    __slots__ = ("envelope", "incarnation")
+    `task` is the lane's own, and `waits_for` the mailbox whose answer it waits for.
+    """
+
+    __slots__ = ("envelope", "incarnation", "task", "waits_for")
 
     def __init__(self, incarnation: "Incarnation | None") -> None:
         self.incarnation = incarnation
         self.envelope = NOTHING
+        self.task: trio.lowlevel.Task | None = None
+        self.waits_for: Mailbox | None = None
 
     def fence(self) -> None:
         self.envelope = _FENCED
+
+    def take(self) -> Envelope:
+        """Take the message out of the hand: whoever calls this sees to its end."""
+        envelope = self.envelope
+        self.envelope = Envelope(TAKEN, None, None, envelope.origin, envelope.deadline)
+        return envelope
 
     @property
     def fenced(self) -> bool:

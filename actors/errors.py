@@ -11,10 +11,14 @@ from typing import Any
 __all__ = [
     "ActorCrashed",
     "ActorStopped",
+    "AskCycle",
     "AskTimeout",
     "ConnectionLost",
+    "DeathPact",
     "DeclarationError",
     "Fenced",
+    "Ignore",
+    "LinkBroken",
     "MailboxFull",
     "NoHandler",
     "PayloadError",
@@ -128,6 +132,48 @@ class AskTimeout(UnderstudyError, TimeoutError):
             f"{path} did not answer within {timeout:g} s; it may still be at work. "
             "Pass a longer timeout= if the work is known to take that long."
         )
+
+
+class AskCycle(UnderstudyError):
+    """This ask could only end by its timeout: everybody on its way waits for the next.
+
+    `paths` are the actors, from the one that asks round to itself. Let one of them
+    `tell` instead of asking, or answer before it asks.
+    """
+
+    def __init__(self, paths: Sequence[str]) -> None:
+        self.paths = tuple(paths)
+        if len(self.paths) == 2:
+            what = f"{self.paths[0]} asks itself, while it is busy with the message in hand"
+        else:
+            what = f"each asks the next and none can answer: {' -> '.join(self.paths)}"
+        super().__init__(f"{what}. Use tell, or answer before asking (reply_later).")
+
+
+class Ignore(UnderstudyError):
+    """Raised by `started()`: there is nothing to do here, and that is no failure.
+
+    The child counts as started but does not run, as after `ignore` in Erlang/OTP.
+    """
+
+
+class DeathPact(UnderstudyError):
+    """A watched actor ended, and the watcher has no way to be told: it ends as well."""
+
+    def __init__(self, path: str, watched: str) -> None:
+        self.path, self.watched = path, watched
+        super().__init__(
+            f"{path} watches {watched}, which has ended, and takes no Terminated message. "
+            "Add Terminated to its Actor[...] protocol and handle it in receive."
+        )
+
+
+class LinkBroken(UnderstudyError):
+    """A linked actor ended abnormally; `__cause__` is its error, if there is one."""
+
+    def __init__(self, path: str, linked: str, how: str) -> None:
+        self.path, self.linked, self.how = path, linked, how
+        super().__init__(f"{path} is linked to {linked}, which ended: {how}.")
 
 
 class MailboxFull(UnderstudyError):

@@ -10,6 +10,8 @@ from typing import Any, Literal, TypeVar
 
 import attrs
 
+from .classify import NO_TABLE, OnError, checked_table
+from .keys import KeyOf
 from .pattern import Pattern, route_of
 
 __all__ = ["Mark", "event_pattern", "marks_of", "message_pattern"]
@@ -27,9 +29,17 @@ class Mark:
     pattern: Pattern
     route: str
     thread: bool
+    on_error: OnError = NO_TABLE
+    key: str | KeyOf | None = None
 
 
-def message_pattern(pattern: Pattern, *, thread: bool = False) -> Callable[[F], F]:
+def message_pattern(
+    pattern: Pattern,
+    *,
+    thread: bool = False,
+    on_error: OnError = NO_TABLE,
+    key: str | KeyOf | None = None,
+) -> Callable[[F], F]:
     """Handle requests on `pattern`: the caller gets what the method returns.
 
     The method may be `async def`, `def` (quick work only: it holds up the event
@@ -37,22 +47,42 @@ def message_pattern(pattern: Pattern, *, thread: bool = False) -> Callable[[F], 
     async generator, whose items are streamed to the caller. Its first parameter is
     the payload, typed; a second one gets the `MessageContext`.
 
-    Raises `DeclarationError` for a pattern that can never match.
+    A pattern with wildcards (`orders.*`, `orders.>`, `orders/+`, `orders/#`) takes what
+    no exact pattern takes, the most specific one first. `on_error` says what exceptions
+    mean here (see `classify.Word`), before the actor's own `on_error`; `key`, a field of
+    the payload or a function of it, keeps messages of one key in order while those of
+    others run side by side (`concurrency=`).
+
+    Raises `DeclarationError` for a pattern that can never match, or a bad `on_error`.
     """
-    return _marking("request", pattern, thread)
+    return _marking("request", pattern, thread, on_error, key)
 
 
-def event_pattern(pattern: Pattern, *, thread: bool = False) -> Callable[[F], F]:
+def event_pattern(
+    pattern: Pattern,
+    *,
+    thread: bool = False,
+    on_error: OnError = NO_TABLE,
+    key: str | KeyOf | None = None,
+) -> Callable[[F], F]:
     """Handle events on `pattern`: no answer; settled when the method has returned.
 
-    Kinds of methods, parameters and errors are those of `message_pattern`, but for
-    generators: an event has nobody to stream to.
+    All handlers of a pattern get the event, wildcards included. Kinds of methods,
+    parameters, options and errors are those of `message_pattern`, but for generators:
+    an event has nobody to stream to.
     """
-    return _marking("event", pattern, thread)
+    return _marking("event", pattern, thread, on_error, key)
 
 
-def _marking(kind: Literal["request", "event"], pattern: Pattern, thread: bool) -> Callable[[F], F]:
-    mark = Mark(kind, pattern, route_of(pattern), thread)
+def _marking(
+    kind: Literal["request", "event"],
+    pattern: Pattern,
+    thread: bool,
+    on_error: OnError,
+    key: str | KeyOf | None,
+) -> Callable[[F], F]:
+    table = checked_table(f"the {kind} pattern {pattern!r}", on_error)
+    mark = Mark(kind, pattern, route_of(pattern), thread, table, key)
 
     def decorate(function: F) -> F:
         setattr(function, _MARKS, (*marks_of(function), mark))

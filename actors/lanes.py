@@ -4,39 +4,58 @@ An actor with `concurrency=N` has up to N lanes, each a task that takes envelope
 from the mailbox and runs them one after the other; a lane is added only when all
 others are busy, so the usual actor has one. The lane's loop is
 the receiving half of the hot path (benchmarks/mailbox.py): per message no task,
-no scope, no lookup that could be done per class.
+no scope, no lookup that could be done per class. Everything unusual (a stop, a
+signal, a trace, a state) raises `incarnation.interrupt`, and is looked at only then.
 
 A crash ends intake at once; messages in hand on other lanes get `crash_grace`
 seconds, then they are cancelled and given back.
 """
 
-import types
-from collections.abc import AsyncGenerator, Generator
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
-from msgspec import UNSET
-from trio.lowlevel import checkpoint
+from trio.lowlevel import checkpoint, current_task
 
 from .actor import Actor
 from .behavior import Handler
-from .context import CURRENT, NOTHING, Hand, MessageContext, is_outside
-from .envelope import Departing, Envelope
-from .errors import Retry, RpcError
-from .incarnation import Crash, Incarnation
+from .classify import classify, only_leaf
+from .context import CURRENT, NOTHING, TAKEN, Hand, MessageContext, is_outside
+from .envelope import Envelope
+from .errors import DeathPact, Retry
+from .incarnation import Crash, Directive, Incarnation
 from .lifecycle import Recovered, Sick
+from .streams import hand_out
 
 if TYPE_CHECKING:
     from .cell import Cell
+    from .timers import Timer
 
 __all__ = ["Lanes"]
 
 _BURST: Final = range(128)
 """Messages handled before other tasks get their turn."""
 
+_END: Final = Envelope(None)
+_PAUSE: Final = Envelope(None)
+"""What `_attend` says when there is nothing to handle: for good, or for now."""
+
 
 class Lanes:
     """Runs one instance on the messages of its cell until it stops or crashes."""
+
+    __slots__ = (
+        "_actor",
+        "_cell",
+        "_crash",
+        "_dozing",
+        "_hands",
+        "_idle_since",
+        "_idle_timer",
+        "_incarnation",
+        "_leaving",
+        "_nursery",
+        "receive",
+    )
 
     def __init__(
         self, cell: "Cell", actor: Actor[Any], incarnation: Incarnation, hand: Hand
@@ -44,49 +63,99 @@ class Lanes:
         self._cell = cell
         self._actor = actor
         self._incarnation = incarnation
-        self._first_hand = hand
         self._hands: list[Hand] = [hand]
         self._crash: Crash | None = None
+        self._leaving = False
         self._nursery: trio.Nursery | None = None
+        self._dozing = False
+        self._idle_since = 0.0
+        self._idle_timer: Timer | None = None
+        # Senders made sure that there is one where it is needed.
+        self.receive: Any = cell.state or cell.behavior.receive
 
-    async def run(self) -> None:
-        """Handle messages; returns after an ordered stop, raises `Crash`."""
-        incarnation = self._incarnation
-        incarnation.on_stop(self._cell.mailbox.wake)
-        incarnation.on_fence(self._fence)
-        if self._cell.options.concurrency == 1:
-            await self._lane(self._first_hand)
-        else:
-            async with trio.open_nursery() as self._nursery:
-                await self._lane(self._first_hand)
+    async def run(self) -> bool:
+        """Handle messages; returns after an ordered stop, raises `Crash`.
+
+        True means that the actor was idle for as long as it may be: it is to be passive.
+        """
+        cell = self._cell
+        cell.mailbox.hands = self._hands
+        try:
+            if cell.options.concurrency == 1:
+                await self._lane(self._hands[0])
+            else:
+                async with trio.open_nursery() as self._nursery:
+                    await self._lane(self._hands[0])
+        finally:
+            if self._idle_timer is not None:
+                self._idle_timer.cancel()
         if self._crash is not None:
             raise self._crash
+        return self._dozing
+
+    def leave(self) -> None:
+        """End, in order, after the message in hand."""
+        self._leaving = self._incarnation.interrupt = True
+        self._cell.mailbox.wake()
+
+    def fence(self) -> None:
+        """The incarnation is over: what a leftover still holds goes back, and stays back."""
+        for hand in self._hands:
+            envelope = hand.envelope
+            if envelope is not NOTHING and not hand.fenced and envelope.receipt is not None:
+                envelope.receipt.released("the actor was ended while it handled this")
+            hand.fence()
+
+    # -- the loop -----------------------------------------------------------------
 
     async def _lane(self, hand: Hand) -> None:
         CURRENT.set(hand)
+        hand.task = current_task()
         cell, actor, incarnation = self._cell, self._actor, self._incarnation
-        mailbox, sickness = cell.mailbox, cell.sickness
-        queue, senders, take = mailbox.queue, mailbox.senders, mailbox.queue.popleft
-        receive: Any = cell.behavior.receive  # senders made sure that it is there if it is needed
+        mailbox, sickness, keys = cell.mailbox, cell.sickness, cell.keys
+        queue, senders = mailbox.ready_queue(), mailbox.senders
+        take = queue.popleft
+        receive = self.receive
+        tracer = cell.tracer
         parallel = self._nursery is not None
         while True:
             for _ in _BURST:
-                if not queue:
+                if incarnation.interrupt:
+                    envelope = self._attend()
+                    if envelope is _END:
+                        return
+                    receive, tracer = self.receive, cell.tracer
+                    if envelope is None:
+                        if not queue:
+                            break
+                        envelope = take()
+                    elif envelope is _PAUSE:
+                        break
+                elif queue:
+                    envelope = take()
+                else:
                     break
-                if incarnation.interrupt and (self._crash or not incarnation.draining):
-                    return
-                hand.envelope = envelope = take()
+                hand.envelope = envelope
                 if senders:
                     mailbox.drained()
                 receipt = envelope.receipt
                 if receipt is not None and (
                     not receipt.open or (sickness.sick and sickness.holds(envelope))
                 ):
+                    if keys is not None:
+                        keys.done(envelope, again=receipt.open)
                     continue
                 if parallel and (queue or not mailbox.parked):
                     self._share()
                 handler = envelope.handler or receive
+                if tracer is not None:
+                    tracer.received(envelope)
                 try:
+                    if keys is not None and not keys.begin(envelope):
+                        hand.envelope = NOTHING
+                        if keys.full:
+                            await keys.room()
+                        continue
                     if handler.direct:
                         value = handler.function(actor, envelope.message)
                         if handler.is_async:
@@ -96,23 +165,73 @@ class Lanes:
                 except BaseException as error:  # noqa: BLE001
                     if hand.fenced:
                         return
-                    hand.envelope = NOTHING  # settled here, so the fence must not release it
-                    if self._refused(error, envelope):
+                    held, hand.envelope = hand.envelope, NOTHING  # the fence must not release it
+                    if tracer is not None:
+                        tracer.handled(envelope, error)
+                    try:
+                        ends = self._refused(error, held, handler)
+                    finally:
+                        if keys is not None:
+                            lost = isinstance(error, Exception) and not cell.comes_again(envelope)
+                            keys.done(envelope, again=not lost)
+                    if ends:
                         return
                 else:
                     if receipt is not None:
-                        if hand.envelope is not envelope:
-                            return  # fenced while it ran: its answer comes too late
-                        receipt.succeeded(value)
-                        if sickness.crashes and envelope.origin is not None:
-                            self._well(envelope)
-            hand.envelope = NOTHING
-            if queue:
-                await checkpoint()
-            elif incarnation.interrupt:
-                return
+                        if hand.envelope is envelope:
+                            receipt.succeeded(value)
+                            if sickness.crashes and envelope.origin is not None:
+                                self._well(envelope)
+                        elif hand.fenced:
+                            return  # its answer comes too late
+                    if tracer is not None:
+                        tracer.handled(envelope, None)
+                    if keys is not None:
+                        keys.done(envelope, again=False)
             else:
-                await mailbox.mail()
+                hand.envelope = NOTHING
+                await checkpoint()
+                continue
+            hand.envelope = NOTHING
+            if cell.options.passivate_after is not None:
+                self._idle(cell.options.passivate_after)
+            await mailbox.mail()
+            if self._dozing:
+                if not queue and not incarnation.interrupt:
+                    return
+                self._dozing = False
+
+    def _attend(self) -> Envelope | None:
+        """Something unusual is the matter: what to handle next, `_END`, `_PAUSE`, or None."""
+        cell, incarnation = self._cell, self._incarnation
+        if self._crash or self._leaving or incarnation.killed or incarnation.ending:
+            return _END
+        if incarnation.stopping:
+            waiting = cell.mailbox.queue or incarnation.signals
+            if not incarnation.draining or cell.suspended or not waiting:
+                return _END
+        elif cell.suspended:
+            return _PAUSE
+        envelope = self._signalled() if incarnation.signals else None
+        if self._crash is not None:
+            return _END
+        incarnation.interrupt = bool(
+            incarnation.stopping or incarnation.signals or cell.tracer is not None
+        )
+        return envelope
+
+    def _signalled(self) -> Envelope | None:
+        cell, incarnation = self._cell, self._incarnation
+        if not incarnation.signals:
+            return None
+        signal = incarnation.signals.popleft()
+        if isinstance(signal, Crash):
+            self._fall(signal)
+            return None
+        if not cell.behavior.takes(type(signal)):
+            self._fall(Crash(DeathPact(cell.path, signal.ref.path)))
+            return None
+        return Envelope(signal)
 
     def _share(self) -> None:
         """This lane is about to be busy: wake or add another for the mail after this."""
@@ -124,6 +243,8 @@ class Lanes:
             self._hands.append(hand)
             nursery.start_soon(self._lane, hand)
 
+    # -- one message --------------------------------------------------------------
+
     async def _call(self, handler: Handler, envelope: Envelope) -> Any:
         """Run a handler that is more than a plain function of its payload."""
         arguments: list[Any] = [self._actor]
@@ -133,7 +254,7 @@ class Lanes:
             arguments.append(self._context(envelope))
         function = handler.function
         if handler.mode == "stream":
-            return await self._stream(function(*arguments), envelope)
+            return await hand_out(function(*arguments), envelope.receipt)
         if handler.mode == "async":
             return await function(*arguments)
         if handler.mode == "thread" and self._cell.services.threads:
@@ -147,171 +268,85 @@ class Lanes:
             envelope.local_id = local_id = envelope.local_id or self._cell.next_local_id()
         return MessageContext(envelope, self._cell.path, local_id)
 
-    async def _stream(self, items: AsyncGenerator[Any, None], envelope: Envelope) -> Any:
-        """Hand out what a generator yields, and say of the last item that it is the last.
-
-        Each item is kept back for as long as the generator runs on without waiting:
-        only then is it known whether it was the last one (NestJS marks it so). Between
-        the generator's first step and its wait nothing may be awaited: trio is
-        promised that the task goes to sleep where the generator said so.
-        """
-        receipt = envelope.receipt
-        try:
-            with trio.CancelScope() as scope:
-                if isinstance(receipt, Departing):
-                    receipt.on_leave(scope.cancel)
-                step = await _advance(items)
-                while not step.done:
-                    if receipt is None:
-                        step = await _advance(items)
-                        continue
-                    await receipt.ready()
-                    if not receipt.open:
-                        break
-                    item, step = step.value, _try_to_advance(items)
-                    receipt.item(item, last=step.done)
-                    if step.pending is not None:
-                        step = await _finish(step)
-                    if step.error is not None:
-                        raise step.error
-        finally:
-            # Outside the scope: a generator left at a yield may await in its clean-up.
-            await items.aclose()
-        return UNSET
-
-    def _refused(self, error: BaseException, envelope: Envelope) -> bool:
+    def _refused(self, error: BaseException, envelope: Envelope, handler: Handler) -> bool:
         """Settle a message whose handler raised; True if this lane must end."""
-        leaf = _only_leaf(error)
-        receipt = envelope.receipt
-        if isinstance(leaf, self._actor.infrastructure):
-            retry = Retry(f"{type(leaf).__name__}: {leaf}")
-            retry.__cause__ = leaf
-            leaf = retry
-        if isinstance(leaf, Retry):
-            if receipt is not None:
-                receipt.failed(leaf)
-            else:
-                self._cell.postpone(envelope, leaf)
-            return False
-        if isinstance(leaf, RpcError):
-            if receipt is not None:
-                receipt.failed(leaf)
-            else:
-                self._cell.set_aside(envelope, leaf, "rejected")
-            return False
-        if isinstance(error, Exception):
-            self._crashed(error, envelope)
-            return True
-        self._cell.give_back(envelope, "it was cancelled")
-        raise error
+        cell, receipt = self._cell, envelope.receipt
+        if not isinstance(error, Exception):
+            cell.give_back(envelope, "it was cancelled")
+            raise error
+        leaf = only_leaf(error)
+        verdict, meant = classify(leaf, handler.on_error, cell.behavior.on_error)
+        taken = envelope.message is TAKEN  # it has an end of its own, so this cannot answer it
+        if verdict in ("crash", "stop", "escalate") or taken or not isinstance(meant, Exception):
+            whole = error if meant is leaf else meant  # a group is reported whole
+            self._crashed(whole, envelope, verdict)
+        elif receipt is not None:
+            receipt.failed(meant)
+        elif isinstance(meant, Retry):
+            cell.postpone(envelope, meant)
+        else:
+            cell.set_aside(envelope, meant, "rejected")
+        return self._crash is not None
 
-    def _crashed(self, error: Exception, envelope: Envelope) -> None:
+    def _crashed(self, error: BaseException, envelope: Envelope, verdict: str) -> None:
         cell, incarnation = self._cell, self._incarnation
         if envelope.receipt is not None:
             envelope.receipt.crashed(error, cell.path, incarnation.number)
-        else:
+        elif envelope.message is not TAKEN:
             cell.set_aside(envelope, error, "crashed")
         if self._crash is not None:
             return  # another lane crashed first; its reason is the one reported
+        directive: Directive = "stop" if verdict == "stop" else ""
         origin = envelope.origin if cell.options.blame == "message" else None
-        if origin is not None and cell.sickness.crashed(origin):
+        if verdict == "escalate":
+            directive = "escalate"
+        elif origin is not None and cell.sickened().crashed(origin):
             if cell.options.on_sick == "escalate":
-                cell.sickness.cure()
+                cell.sickened().cure()
                 origin = None
             else:
-                notice = Sick(
-                    path=cell.path,
-                    incarnation=incarnation.number,
-                    crashes=cell.sickness.different,
-                )
-                cell.services.bus.publish(notice)
+                self._publish_sick()
         handler = envelope.handler
         pattern = handler.route if handler is not None else type(envelope.message).__name__
-        self._crash = Crash(error, origin, pattern, cell.sickness.crashes)
-        incarnation.interrupt = True
-        incarnation.draining = False
-        if self._nursery is not None:
-            self._begin_grace(self._nursery)
+        self._fall(Crash(error, origin, pattern, cell.sickness.crashes, directive))
 
-    def _begin_grace(self, nursery: trio.Nursery) -> None:
-        deadline = trio.current_time() + self._cell.options.crash_grace
-        nursery.cancel_scope.deadline = deadline
-        self._cell.mailbox.wake()
+    def _fall(self, crash: Crash) -> None:
+        """This is how the incarnation ends; other lanes have a little time."""
+        self._crash = crash
+        self._incarnation.interrupt = True
+        self._incarnation.draining = False
+        if self._nursery is not None:
+            deadline = trio.current_time() + self._cell.options.crash_grace
+            self._nursery.cancel_scope.deadline = deadline
+            self._cell.mailbox.wake()
+
+    def _publish_sick(self) -> None:
+        cell, crashes = self._cell, self._cell.sickened().different
+        number = self._incarnation.number
+        cell.services.bus.publish(Sick(path=cell.path, incarnation=number, crashes=crashes))
 
     def _well(self, envelope: Envelope) -> None:
         held = len(self._cell.sickness.held)
-        if self._cell.sickness.succeeded(envelope):
+        if self._cell.sickened().succeeded(envelope):
             path, number = self._cell.path, self._incarnation.number
             self._cell.services.bus.publish(Recovered(path=path, incarnation=number, held=held))
 
-    def _fence(self) -> None:
-        """The incarnation is over: what a leftover still holds goes back, and stays back."""
-        for hand in self._hands:
-            envelope = hand.envelope
-            if envelope is not NOTHING and not hand.fenced and envelope.receipt is not None:
-                envelope.receipt.released("the actor was ended while it handled this")
-            hand.fence()
+    # -- nothing to do ------------------------------------------------------------
 
+    def _idle(self, limit: float) -> None:
+        timers = self._cell.services.timers
+        self._idle_since = timers.now()
+        if self._idle_timer is None:
+            self._idle_timer = timers.call_at(self._idle_since + limit, self._doze)
 
-def _only_leaf(error: BaseException) -> BaseException:
-    """The one exception in a group of one: a nursery in a handler wraps what it raises."""
-    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
-        error = error.exceptions[0]
-    return error
-
-
-class _Step:
-    """What a generator did: an item, its end, an error, or the wait before one of these."""
-
-    __slots__ = ("done", "error", "pending", "trap", "value")
-
-    def __init__(
-        self,
-        value: Any = None,
-        *,
-        done: bool = False,
-        error: BaseException | None = None,
-        pending: Any = None,
-        trap: Any = None,
-    ) -> None:
-        self.value, self.done, self.error = value, done, error
-        self.pending, self.trap = pending, trap
-
-
-async def _advance(items: AsyncGenerator[Any, None]) -> _Step:
-    try:
-        return _Step(await anext(items))
-    except StopAsyncIteration:
-        return _Step(done=True)
-
-
-def _try_to_advance(items: AsyncGenerator[Any, None]) -> _Step:
-    """Run a generator up to its next item, its end or its first wait."""
-    pending = anext(items).__await__()
-    try:
-        trap = next(pending)
-    except StopIteration as stop:
-        return _Step(stop.value)
-    except StopAsyncIteration:
-        return _Step(done=True)
-    except Exception as error:  # noqa: BLE001  # the item before it goes out first
-        return _Step(error=error)
-    return _Step(pending=pending, trap=trap)
-
-
-@types.coroutine
-def _finish(step: _Step) -> Generator[Any, Any, _Step]:
-    """Wait on for what `_try_to_advance` had begun."""
-    pending, trap = step.pending, step.trap
-    try:
-        while True:
-            try:
-                sent = yield trap
-            except BaseException as error:  # noqa: BLE001  # handed on, as `yield from` does
-                trap = pending.throw(error)
-            else:
-                trap = pending.send(sent)
-    except StopIteration as stop:
-        return _Step(stop.value)
-    except StopAsyncIteration:
-        return _Step(done=True)
+    def _doze(self) -> None:
+        """The time is over; one timer looks again and again, so that going idle costs nothing."""
+        cell, limit = self._cell, self._cell.options.passivate_after or 0.0
+        mailbox, timers = cell.mailbox, cell.services.timers
+        idle = len(mailbox.parked) == len(self._hands) and not cell.occupied
+        due = self._idle_since + limit if idle else timers.now() + limit
+        if idle and due <= timers.now():
+            self._dozing = True
+            mailbox.wake()
+        else:
+            self._idle_timer = timers.call_at(due, self._doze)

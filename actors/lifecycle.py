@@ -11,12 +11,15 @@ from typing import Any
 import attrs
 
 __all__ = [
+    "Activated",
+    "Blocked",
     "Bus",
     "Crashed",
     "DeadLettered",
     "Escalated",
     "GaveUp",
     "Notice",
+    "Passivated",
     "Recovered",
     "Restarting",
     "Sick",
@@ -124,6 +127,27 @@ class Recovered(Notice):
     """A held event succeeded; the others follow."""
 
     held: int
+
+
+@attrs.frozen(kw_only=True)
+class Passivated(Notice):
+    """It had nothing to do for `after` seconds and has laid down its state."""
+
+    after: float
+
+
+@attrs.frozen(kw_only=True)
+class Activated(Notice):
+    """Mail came for it while it was passive: it has started again."""
+
+
+@attrs.frozen(kw_only=True)
+class Blocked(Notice):
+    """`handler` kept the event loop from running for `seconds`; `at` is the line it was in."""
+
+    handler: str
+    seconds: float
+    at: str
 
 
 @attrs.frozen(kw_only=True)

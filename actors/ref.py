@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
 
 from .context import CURRENT, FENCE, MessageContext, origin_now
+from .cycles import refuse_cycle
 from .envelope import Envelope
 from .errors import ActorCrashed, ActorStopped, AskTimeout, NoHandler
 from .mailbox import Mailbox
@@ -25,10 +26,10 @@ from .pattern import Pattern
 
 if TYPE_CHECKING:
     from .actor import Actor, Request
-    from .behavior import Behavior
+    from .behavior import Behavior, Handler
     from .timers import Timers
 
-__all__ = ["Ref"]
+__all__ = ["ABSENT", "Ref"]
 
 A_co = TypeVar("A_co", covariant=True)
 S = TypeVar("S")
@@ -47,7 +48,7 @@ class _Absent:
     """The type of "no second argument"."""
 
 
-_ABSENT: Final = _Absent()
+ABSENT: Final = _Absent()
 
 
 class Ref(Generic[A_co]):
@@ -94,7 +95,7 @@ class Ref(Generic[A_co]):
     ) -> None: ...
     @overload
     def tell(self, message: Pattern, data: object, /) -> None: ...
-    def tell(self, message: Any, data: Any = _ABSENT, /) -> None:
+    def tell(self, message: Any, data: Any = ABSENT, /) -> None:
         """Send and forget: never blocks, never fails for an actor that has ended.
 
         With one argument, `message` goes to `receive`; with two, it is a method or a
@@ -105,7 +106,7 @@ class Ref(Generic[A_co]):
         what the actor can never handle, `Fenced` in what is left of an ended handler.
         """
         handler = None
-        if data is not _ABSENT:
+        if data is not ABSENT:
             handler, message = self._behavior.resolve(message, data, self._mailbox.path)
         elif not self._receives:
             raise self._no_receive(message)
@@ -115,7 +116,8 @@ class Ref(Generic[A_co]):
         mailbox = self._mailbox
         queue = mailbox.queue
         if len(queue) >= mailbox.limit:
-            self._refused(message)
+            if not mailbox.put(Envelope(message, handler, None, origin)):
+                self._refused(message)
             return
         queue.append(Envelope(message, handler, None, origin))
         if mailbox.parked:
@@ -134,12 +136,12 @@ class Ref(Generic[A_co]):
     ) -> None: ...
     @overload
     async def tell_wait(self, message: Pattern, data: object, /) -> None: ...
-    async def tell_wait(self, message: Any, data: Any = _ABSENT, /) -> None:
+    async def tell_wait(self, message: Any, data: Any = ABSENT, /) -> None:
         """`tell`, but waits for room in the mailbox. A checkpoint only when it waits."""
-        mailbox = self._mailbox
-        while len(mailbox.queue) >= mailbox.limit >= 0:
-            await mailbox.room()
-        self.tell(message, data)
+        handler, message = self._addressed(message, data)
+        envelope = Envelope(message, handler, None, origin_now())
+        if not await self._mailbox.put_wait(envelope):
+            self._undelivered(message, "the actor has ended")
 
     @overload
     async def ask(self, message: "Request[R]", /, *, timeout: float = ...) -> R: ...
@@ -166,20 +168,22 @@ class Ref(Generic[A_co]):
     @overload
     async def ask(self, message: Pattern, data: object, /, *, timeout: float = ...) -> Any: ...
     async def ask(
-        self, message: Any, data: Any = _ABSENT, /, *, timeout: float = DEFAULT_TIMEOUT
+        self, message: Any, data: Any = ABSENT, /, *, timeout: float = DEFAULT_TIMEOUT
     ) -> Any:
         """Send and wait for the answer, at most `timeout` seconds.
 
+        In a handler whose own message is being waited for, not longer than that wait.
+
         Raises what the handler answered with (`RpcError`, `Retry`), `ActorCrashed` at once
         when it crashes on this message, `ActorStopped` at once when it has ended or ends
-        before the answer, `AskTimeout`, `MailboxFull` when there was no room within the
-        timeout, `NoHandler`, `PayloadError`, and `Fenced` in what is left of an ended
-        handler. Cancelling the ask forgets the answer; the handler is not interrupted.
+        before the answer, `AskCycle` at once when those who would have to answer wait for
+        this actor, `AskTimeout`, `MailboxFull` when there was no room within the timeout,
+        `NoHandler`, `PayloadError`, and `Fenced` in what is left of an ended handler.
+        Cancelling the ask forgets the answer; the handler is not interrupted.
         """
-        behavior = self._behavior
         handler = None
-        if data is not _ABSENT:
-            handler, message = behavior.resolve(message, data, self._mailbox.path)
+        if data is not ABSENT:
+            handler, message = self._behavior.resolve(message, data, self._mailbox.path)
             if handler.mode == "stream":
                 raise TypeError(
                     f"{self.path}: {handler.name} streams. Iterate over ref.stream(...) "
@@ -188,29 +192,44 @@ class Ref(Generic[A_co]):
         elif not self._receives:
             raise self._no_receive(message)
         hand = CURRENT.get()
-        origin = hand.envelope.origin
+        held = hand.envelope
+        origin = held.origin
         if origin is FENCE:
             raise hand.refuse()
         mailbox = self._mailbox
         timers = self._timers
-        reply = _Reply(self, current_task(), timers.now() + timeout, timeout)
-        envelope = Envelope(message, handler, reply, origin, reply.deadline)
+        task = current_task()
+        # Whoever waits for this handler waits for what it asks: no longer than that.
+        now = timers.now()
+        deadline = now + timeout
+        if held.deadline < deadline:
+            deadline = held.deadline
+            timeout = max(0.0, deadline - now)
+        if hand.task is task:
+            refuse_cycle(hand, mailbox)
+        reply = _Reply(self, task, deadline, timeout)
+        envelope = Envelope(message, handler, reply, origin, deadline)
         queue = mailbox.queue
-        if len(queue) >= mailbox.limit:
-            await self._put_by(envelope, reply.deadline)
-        else:
-            queue.append(envelope)
-            if mailbox.parked:
-                reschedule(mailbox.parked.pop())
-        # `timers.watch(reply)`, without the call.
-        waiting = timers.waiting
-        waiting[reply] = None
-        if reply.deadline < timers.next_sweep:
-            timers.sweep_by(reply.deadline)
         try:
-            await wait_task_rescheduled(reply.abandon)
+            if len(queue) >= mailbox.limit:
+                await self._put_by(envelope, reply)
+                if reply.error is not None:
+                    raise reply.error
+            else:
+                queue.append(envelope)
+                if mailbox.parked:
+                    reschedule(mailbox.parked.pop())
+            # `timers.watch(reply)`, without the call.
+            waiting = timers.waiting
+            waiting[reply] = None
+            if deadline < timers.next_sweep:
+                timers.sweep_by(deadline)
+            try:
+                await wait_task_rescheduled(reply.abandon)
+            finally:
+                waiting.pop(reply, None)
         finally:
-            waiting.pop(reply, None)
+            hand.waits_for = None
         if reply.error is not None:
             raise reply.error
         return reply.value
@@ -234,6 +253,14 @@ class Ref(Generic[A_co]):
         """
         return _Stream(self, message, data)
 
+    def _addressed(self, message: Any, data: Any) -> "tuple[Handler | None, Any]":
+        """The handler and the payload of a message, or of a method or pattern and its data."""
+        if data is not ABSENT:
+            return self._behavior.resolve(message, data, self._mailbox.path)
+        if not self._receives:
+            raise self._no_receive(message)
+        return None, message
+
     def _no_receive(self, message: Any) -> NoHandler:
         return NoHandler(type(message).__name__, f"{self.path} (it has no receive method)")
 
@@ -242,12 +269,17 @@ class Ref(Generic[A_co]):
             raise self._mailbox.full()
         self._undelivered(message, "the actor has ended")
 
-    async def _put_by(self, envelope: Envelope, deadline: float) -> None:
-        with trio.move_on_at(deadline):
-            if not await self._mailbox.put_wait(envelope):
-                raise ActorStopped(self.path)
-            return
-        raise self._mailbox.full()
+    async def _put_by(self, envelope: Envelope, reply: "_Reply") -> None:
+        """Put an ask into a mailbox that may be asleep, full or closed, by its deadline."""
+        mailbox = self._mailbox
+        task, reply.task = reply.task, None  # it may be dropped at once: nobody to resume yet
+        taken = mailbox.put(envelope)
+        if not taken and mailbox.overflow != "reject":
+            with trio.move_on_at(reply.deadline):
+                taken = await mailbox.put_wait(envelope)
+        reply.task = task
+        if not taken:
+            raise mailbox.full() if mailbox.is_open else ActorStopped(self.path)
 
 
 class _Reply(msgspec.Struct, gc=False, eq=False):
@@ -285,7 +317,8 @@ class _Reply(msgspec.Struct, gc=False, eq=False):
             self.error = error
             self.open = False
             task, self.task = self.task, None
-            reschedule(task)
+            if task is not None:
+                reschedule(task)
 
     def crashed(self, error: BaseException, path: str, incarnation: int) -> None:
         crash = ActorCrashed(path, incarnation)

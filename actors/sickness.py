@@ -10,7 +10,7 @@ requests go on being answered.
 
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -19,6 +19,8 @@ from .mailbox import Mailbox
 
 if TYPE_CHECKING:
     from .timers import Timer, Timers
+
+__all__ = ["WELL", "Sickness", "Well", "outside_delay"]
 
 __all__ = ["Sickness", "outside_delay"]
 
@@ -34,6 +36,23 @@ def outside_delay(crashes: int) -> float:
     task is to leave the processor to others while a peer sends nothing but poison.
     """
     return 0.0 if crashes < 2 else min(0.001 * 2.0 ** min(crashes - 2, 10), 0.016)
+
+
+class Well:
+    """Stands for the record of an actor that no outside message has crashed: nearly all."""
+
+    crashes: Final = 0
+    sick: Final = False
+    held: Final[tuple[Envelope, ...]] = ()
+
+    def holds(self, envelope: Envelope) -> bool:
+        return False
+
+    def release(self, release: Callable[[Envelope], None]) -> None:
+        """There is nothing to release."""
+
+
+WELL: Final = Well()
 
 
 class Sickness:

@@ -274,7 +274,7 @@ class Supervision:
         child.become("starting")
         incarnation = Incarnation(child.path, child.number, lambda i: self._report(child, i))
         child.incarnation = incarnation
-        self._nursery.start_soon(incarnation.live, child.runnable, name=child.path)
+        incarnation.begin(self._nursery, child.runnable)
         limit = child.spec.start_timeout
 
         def settled() -> bool:
@@ -528,5 +528,5 @@ class Supervision:
 
     def _hurry(self) -> bool:
         """A cancellation while stopping means: do not wait any longer."""
-        cancelled = self._cancelled or self._incarnation.scope.cancel_called
+        cancelled = self._cancelled or self._incarnation.killed
         return self._stop_asked and cancelled

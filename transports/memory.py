@@ -31,6 +31,7 @@ from .codec.packet import Packet
 from .complaints import Complaints
 from .hub import Hub, Link, MemoryRequest, excerpt, gave_up_on, hub_of
 from .options import parse_options, parse_url, shown
+from .request import deliver
 
 __all__ = [
     "MemoryBridge",
@@ -239,8 +240,7 @@ class MemoryBridge:
             request.undecodable(error)
             return
         envelope = Envelope(message, target.handler, request, request)
-        if not await target.cell.mailbox.put_wait(envelope):
-            request.released("the actor has ended")
+        await deliver(target.cell.mailbox, envelope)
 
     def _target(self, route: str) -> Target | None:
         # As in NestJS, a request to an event's pattern runs its (first) handler.

@@ -13,14 +13,26 @@ from msgspec import UNSET
 
 from ..actors.behavior import Handler
 from ..actors.encoding import encode
-from ..actors.errors import PayloadError, Retry, RpcError
+from ..actors.envelope import Envelope
+from ..actors.errors import MailboxFull, PayloadError, Retry, RpcError
+from ..actors.mailbox import Mailbox
 from .codec.dialect import Dialect
 from .complaints import Complaints
 
-__all__ = ["Request", "Wire"]
+__all__ = ["Request", "Wire", "deliver"]
 
 _INTERNAL: Final = "Internal server error"
 _UNAVAILABLE: Final = {"status": 503, "message": "Service unavailable"}
+
+
+async def deliver(mailbox: Mailbox, envelope: Envelope) -> None:
+    """Give a request to its mailbox, waiting for room if that is the mailbox's policy."""
+    if mailbox.put(envelope):
+        return
+    if mailbox.overflow != "reject" and await mailbox.put_wait(envelope):
+        return
+    if envelope.receipt is not None:
+        envelope.receipt.released("the mailbox is full, or the actor has ended")
 
 
 class Wire(Protocol):
@@ -99,7 +111,8 @@ class Request(msgspec.Struct, Generic[W], gc=False):
         if isinstance(error, RpcError):
             self._fail(error.error)
         else:
-            self._fail(_UNAVAILABLE if isinstance(error, Retry) else _INTERNAL)
+            busy = isinstance(error, Retry | MailboxFull)
+            self._fail(_UNAVAILABLE if busy else _INTERNAL)
 
     def crashed(self, error: BaseException, path: str, incarnation: int) -> None:
         # No detail of a crash leaves the process; the supervisor logs all of it.

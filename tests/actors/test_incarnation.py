@@ -132,7 +132,7 @@ async def test_a_stop_is_asked_for_once_and_touches_no_cancel_scope(life: Incarn
         life.stop(drain=False)
 
     assert asked == [True]
-    assert life.scope.cancel_called is False
+    assert not life.killed
 
 
 def test_the_first_end_counts_and_fences_once(

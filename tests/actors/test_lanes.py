@@ -179,7 +179,7 @@ async def test_a_second_crash_in_the_grace_is_one_restart(log: list[Any], clock:
 class Grouped(Actor):
     """Raises what a nursery makes of an error."""
 
-    infrastructure = (ConnectionError,)
+    on_error = {ConnectionError: "retry"}
 
     @message_pattern("raise")
     async def fail(self, errors: list[str]) -> None:

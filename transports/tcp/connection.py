@@ -6,7 +6,6 @@ them would cost more than the answers (benchmarks/tcp.py).
 """
 
 import socket
-from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -44,7 +43,6 @@ class Route(msgspec.Struct, gc=False, eq=False):
 
     handler: Handler
     mailbox: Mailbox
-    queue: deque[Envelope]
     name: str
     beginning: bytes
     decode: Callable[[bytes], TypedPacket]

@@ -23,6 +23,7 @@ from ..codec.dialect import Dialect, Frames
 from ..codec.errors import CodecError
 from ..codec.packet import Packet
 from ..complaints import Complaints
+from ..request import deliver
 from .connection import Connection, Flusher, Route, TcpRequest
 from .options import TcpOptions
 from .poller import Poller
@@ -271,13 +272,16 @@ class TcpBridge:
                     request = TcpRequest(connection, bytes(packet.id), handler, latest.name)
                     envelope = Envelope(packet.data, handler, request, request)
                     # `mailbox.put(envelope)`, without the call.
-                    queue, mailbox = latest.queue, latest.mailbox
+                    mailbox = latest.mailbox
+                    queue = mailbox.queue
                     if len(queue) < mailbox.limit:
                         queue.append(envelope)
                         if mailbox.parked:
                             reschedule(mailbox.parked.pop())
                         continue
-                    connection.waiting = (latest.mailbox, envelope)
+                    if mailbox.put(envelope):
+                        continue
+                    connection.waiting = (mailbox, envelope)
                     connection.bodies.extend(rest)
                     return False
             if not self._dispatch_unlike(connection, body):
@@ -332,8 +336,7 @@ class TcpBridge:
         while True:
             if connection.waiting is not None:
                 (mailbox, envelope), connection.waiting = connection.waiting, None
-                if not await mailbox.put_wait(envelope) and envelope.receipt is not None:
-                    envelope.receipt.released("the actor has ended")
+                await deliver(mailbox, envelope)
             elif connection.event is not None:
                 packet, connection.event = connection.event, None
                 await self._event(connection, packet)
@@ -358,7 +361,7 @@ class TcpBridge:
         beginning = dialect.beginning(pattern) if handler.payload.fast else None
         decode = dialect.typed_decoder(handler.payload.annotation) if beginning else None
         mailbox = target.cell.mailbox
-        route = Route(handler, mailbox, mailbox.queue, name, beginning or b"", decode or _refuse)
+        route = Route(handler, mailbox, name, beginning or b"", decode or _refuse)
         if len(self._routes) < _ROUTES_KEPT:
             self._routes[pattern] = route
         return route

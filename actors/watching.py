@@ -1,0 +1,148 @@
+"""Watching an actor, and being linked to one: how it is known that it ended.
+
+`watch` is Erlang's monitor: one `Terminated` when the actor has ended for good, at
+once if it had ended already. A restart is no end: the reference stays valid.
+
+`link` couples lives, as in Erlang: when the one ends abnormally, the other crashes
+with it, unless it sets `trap_exits` and is told by a message instead. Unlike in
+Erlang an ordered stop (`shutdown`) breaks no link: otherwise a tree could not be
+stopped in its order.
+
+Both belong to the incarnation that asked for them, and are signals: they come before
+all mail, and also when the mailbox is full.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import attrs
+
+from .errors import LinkBroken
+from .incarnation import Crash, Ending, Incarnation
+
+if TYPE_CHECKING:
+    from .cell import Cell
+    from .ref import Ref
+
+__all__ = ["Exited", "Links", "Terminated", "Watches"]
+
+
+@attrs.frozen
+class Terminated:
+    """A watched actor has ended, and no further incarnation comes.
+
+    `how` is the way its last incarnation ended: normal, shutdown, killed, crashed...,
+    or "not running"; `error` is its exception, if there was one.
+    """
+
+    ref: "Ref[Any]"
+    how: str
+    error: BaseException | None = attrs.field(default=None, eq=False)
+
+
+@attrs.frozen
+class Exited:
+    """A linked actor's incarnation ended; only actors that set `trap_exits` are told."""
+
+    ref: "Ref[Any]"
+    how: str
+    error: BaseException | None = attrs.field(default=None, eq=False)
+
+
+class Watches:
+    """What one incarnation watches."""
+
+    def __init__(self, incarnation: Incarnation, wake: Any) -> None:
+        self._incarnation = incarnation
+        self._wake = wake
+        self._watched: dict[Cell, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._watched)
+
+    def watch(self, cell: "Cell") -> None:
+        if cell in self._watched:
+            return
+        if cell.mailbox.is_open:
+            self._watched[cell] = None
+            cell.add_watcher(self)
+        else:
+            self._tell(Terminated(cell.ref, "not running"))
+
+    def unwatch(self, cell: "Cell") -> None:
+        """Forget `cell`; a `Terminated` of it that waits is taken back."""
+        if self._watched.pop(cell, cell) is None:
+            cell.remove_watcher(self)
+        signals = self._incarnation.signals
+        for signal in list(signals or ()):
+            if signals and isinstance(signal, Terminated) and signal.ref is cell.ref:
+                signals.remove(signal)
+
+    def ended(self, cell: "Cell", terminated: Terminated) -> None:
+        """Called by the watched cell, which forgets its watchers then."""
+        if self._watched.pop(cell, cell) is None:
+            self._tell(terminated)
+
+    def paths(self) -> list[str]:
+        return [cell.path for cell in self._watched]
+
+    def end(self) -> None:
+        """The watching incarnation is over."""
+        for cell in self._watched:
+            cell.remove_watcher(self)
+        self._watched.clear()
+
+    def _tell(self, terminated: Terminated) -> None:
+        self._incarnation.signal(terminated)
+        self._wake()
+
+
+class Links:
+    """What one incarnation is linked to; each link stands on both sides."""
+
+    def __init__(self, cell: "Cell", incarnation: Incarnation) -> None:
+        self._cell = cell
+        self._incarnation = incarnation
+        self._linked: dict[Cell, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._linked)
+
+    def link(self, other: "Cell") -> None:
+        if other is self._cell or other in self._linked:
+            return
+        theirs = other.links()
+        if theirs is None:
+            self._broken(other, "not running", None)
+            return
+        self._linked[other] = theirs._linked[self._cell] = None
+
+    def unlink(self, other: "Cell") -> None:
+        if other in self._linked:
+            del self._linked[other]
+            theirs = other.links()
+            if theirs is not None:
+                theirs._linked.pop(self._cell, None)
+
+    def paths(self) -> list[str]:
+        return [cell.path for cell in self._linked]
+
+    def end(self, ending: Ending) -> None:
+        """This incarnation is over: the others are told, or crash with it."""
+        linked, self._linked = self._linked, {}
+        for other in linked:
+            theirs = other.links()
+            if theirs is not None and theirs._linked.pop(self._cell, theirs) is None:
+                theirs._exited(self._cell, ending)
+
+    def _exited(self, other: "Cell", ending: Ending) -> None:
+        if self._cell.traps_exits or not ending.clean:
+            self._broken(other, ending.kind, ending.error)
+
+    def _broken(self, other: "Cell", how: str, error: BaseException | None) -> None:
+        if self._cell.traps_exits:
+            self._incarnation.signal(Exited(other.ref, how, error))
+        else:
+            broken = LinkBroken(self._cell.path, other.path, how)
+            broken.__cause__ = error
+            self._incarnation.signal(Crash(broken))
+        self._cell.mailbox.wake()
