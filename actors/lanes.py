@@ -116,7 +116,7 @@ class Lanes:
         queue, senders = mailbox.ready_queue(), mailbox.senders
         take = queue.popleft
         receive = self.receive
-        tracer = cell.tracer
+        special = keys is not None or cell.tracer is not None
         parallel = self._nursery is not None
         while True:
             for _ in _BURST:
@@ -124,7 +124,8 @@ class Lanes:
                     envelope = self._attend()
                     if envelope is _END:
                         return
-                    receive, tracer = self.receive, cell.tracer
+                    receive = self.receive
+                    special = keys is not None or cell.tracer is not None
                     if envelope is None:
                         if not queue:
                             break
@@ -148,12 +149,10 @@ class Lanes:
                 if parallel and (queue or not mailbox.parked):
                     self._share()
                 handler = envelope.handler or receive
-                if tracer is not None:
-                    tracer.received(envelope)
                 try:
-                    if keys is not None and not keys.begin(envelope):
+                    if special and not self._begins(envelope):
                         hand.envelope = NOTHING
-                        if keys.full:
+                        if keys is not None and keys.full:
                             await keys.room()
                         continue
                     if handler.direct:
@@ -166,14 +165,10 @@ class Lanes:
                     if hand.fenced:
                         return
                     held, hand.envelope = hand.envelope, NOTHING  # the fence must not release it
-                    if tracer is not None:
-                        tracer.handled(envelope, error)
                     try:
                         ends = self._refused(error, held, handler)
                     finally:
-                        if keys is not None:
-                            lost = isinstance(error, Exception) and not cell.comes_again(envelope)
-                            keys.done(envelope, again=not lost)
+                        self._done(envelope, error)
                     if ends:
                         return
                 else:
@@ -184,10 +179,8 @@ class Lanes:
                                 self._well(envelope)
                         elif hand.fenced:
                             return  # its answer comes too late
-                    if tracer is not None:
-                        tracer.handled(envelope, None)
-                    if keys is not None:
-                        keys.done(envelope, again=False)
+                    if special:
+                        self._done(envelope, None)
             else:
                 hand.envelope = NOTHING
                 await checkpoint()
@@ -232,6 +225,25 @@ class Lanes:
             self._fall(Crash(DeathPact(cell.path, signal.ref.path)))
             return None
         return Envelope(signal)
+
+    def _begins(self, envelope: Envelope) -> bool:
+        """Whether a message may run now: the turn of its key has come."""
+        keys, tracer = self._cell.keys, self._cell.tracer
+        if keys is not None and not keys.begin(envelope):
+            return False
+        if tracer is not None:
+            tracer.received(envelope)
+        return True
+
+    def _done(self, envelope: Envelope, error: BaseException | None) -> None:
+        """A message has run: tell whoever traces it, and let the next of its key go on."""
+        cell, keys, tracer = self._cell, self._cell.keys, self._cell.tracer
+        if tracer is not None:
+            tracer.handled(envelope, error)
+        if keys is not None:
+            cancelled = error is not None and not isinstance(error, Exception)
+            again = cancelled or (error is not None and cell.comes_again(envelope))
+            keys.done(envelope, again=again)
 
     def _share(self) -> None:
         """This lane is about to be busy: wake or add another for the mail after this."""

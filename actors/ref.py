@@ -43,6 +43,9 @@ DEFAULT_TIMEOUT: Final = 5.0
 STREAM_CREDIT: Final = 16
 """Items a streaming handler may be ahead of its caller."""
 
+_hand: Final = CURRENT.get
+"""The hand of the running task; found once, since it is asked for with every message."""
+
 
 class _Absent:
     """The type of "no second argument"."""
@@ -110,9 +113,9 @@ class Ref(Generic[A_co]):
             handler, message = self._behavior.resolve(message, data, self._mailbox.path)
         elif not self._receives:
             raise self._no_receive(message)
-        origin = CURRENT.get().envelope.origin
+        origin = _hand().envelope.origin
         if origin is FENCE:
-            raise CURRENT.get().refuse()
+            raise _hand().refuse()
         mailbox = self._mailbox
         queue = mailbox.queue
         if len(queue) >= mailbox.limit:
@@ -191,7 +194,7 @@ class Ref(Generic[A_co]):
                 )
         elif not self._receives:
             raise self._no_receive(message)
-        hand = CURRENT.get()
+        hand = _hand()
         held = hand.envelope
         origin = held.origin
         if origin is FENCE:
