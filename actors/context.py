@@ -9,16 +9,17 @@ A hand is *fenced* once its incarnation has ended: what is left of a handler by
 then (a thread, shielded code) may not send or answer any more.
 """
 
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
+
+import trio
 
 from .envelope import Envelope, Origin
 from .errors import Fenced
 
 if TYPE_CHECKING:
-    import trio
-
     from .incarnation import Incarnation
     from .mailbox import Mailbox
 
@@ -31,6 +32,7 @@ __all__ = [
     "MessageContext",
     "is_outside",
     "origin_now",
+    "time_left",
 ]
 
 
@@ -96,6 +98,14 @@ def origin_now() -> Origin | None:
     if origin is FENCE:
         raise hand.refuse()
     return origin
+
+
+def time_left(timeout: float) -> float:
+    """`timeout`, or less: what the asker of the message in hand still waits, if anybody does."""
+    deadline = CURRENT.get().envelope.deadline
+    if deadline == math.inf:
+        return timeout
+    return min(timeout, max(0.0, deadline - trio.current_time()))
 
 
 def is_outside(envelope: Envelope) -> bool:

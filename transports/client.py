@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar, overload
 import trio
 from msgspec import UNSET
 
-from ..actors.context import MessageContext
+from ..actors.context import MessageContext, time_left
 from ..actors.encoding import encode
 from ..actors.errors import DeclarationError
 from ..actors.handlers import marks_of
@@ -77,6 +77,7 @@ class Client(ABC):
     ) -> Any:
         """Send a request and wait for its answer, at most `timeout` seconds.
 
+        In a handler whose own message is being waited for, not longer than that wait.
         The answer is decoded as `returns`, or as the method's return type; without
         either it is plain JSON data. None stands for "no value" too.
 
@@ -85,7 +86,7 @@ class Client(ABC):
         `PayloadError` when the answer does not fit.
         """
         pattern, answer = _resolve(pattern, returns)
-        raw = await self._call(pattern, _encoded(data), timeout)
+        raw = await self._call(pattern, _encoded(data), time_left(timeout))
         return answer.decode(raw) if raw else None
 
     @overload

@@ -10,14 +10,17 @@ import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from understudy.actors.actor import Actor, Request
 from understudy.actors.errors import (
+    AskTimeout,
     ConnectionLost,
     DeclarationError,
     PayloadError,
     RequestTimeout,
     RpcError,
 )
-from understudy.supervisors.child import child
+from understudy.supervisors.child import Supervisor, child
+from understudy.supervisors.system import running
 from understudy.transports.bridge import serve
 from understudy.transports.calls import Call
 from understudy.transports.client import connect
@@ -370,6 +373,34 @@ async def test_a_call_without_an_answer_times_out_and_says_where_and_what(
         "The service may still be at work, or nobody handles the pattern there."
     )
     assert (caught.value.where, caught.value.pattern) == (shop.url, "wait")
+
+
+class CallIt(Request[None]):
+    """Answered when the service has answered."""
+
+
+class Caller(Actor[CallIt]):
+    """Calls the service it lives in, and would wait for a minute."""
+
+    def __init__(self, url: str, given_up: trio.Event) -> None:
+        self.url = url
+        self.given_up = given_up
+
+    async def receive(self, message: CallIt) -> None:
+        async with connect(self.url) as client:
+            try:
+                await client.send("wait", 1, timeout=60)
+            except RequestTimeout:
+                self.given_up.set()
+
+
+async def test_a_handlers_call_waits_no_longer_than_the_handlers_own_asker(shop: Service) -> None:
+    given_up = trio.Event()
+    async with running(Supervisor("near", [child(Caller, shop.url, given_up)])) as near:
+        with pytest.raises(AskTimeout):
+            await near.ref(Caller).ask(CallIt(), timeout=0.1)
+        with trio.fail_after(5):
+            await given_up.wait()
 
 
 async def test_nothing_is_kept_of_calls_that_have_ended(shop: Service) -> None:
