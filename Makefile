@@ -23,10 +23,9 @@ lint: $(VENV)/.dev
 
 check: lint test
 
-# Rates and ratios, side by side with peers in one run; needs Node and npm for the second.
+# Rates, times and memory beside peers, and a page of charts; Node and npm for the one beside NestJS.
 bench: $(VENV)/.dev
-	$(RUN)/python -m benchmarks.mailbox
-	$(RUN)/python -m benchmarks.tcp
+	$(RUN)/python -m benchmarks
 
 # The long campaigns: more examples for every property, the slow cases, many rounds.
 prove: $(VENV)/.test

@@ -14,7 +14,8 @@ from .context import CURRENT, FENCE, NOTHING, TAKEN
 from .deferred import Reply
 from .envelope import Envelope
 from .errors import ActorStopped, MailboxFull, NoHandler, UnderstudyError
-from .ref import ABSENT
+from .ref import ABSENT, takes_items
+from .schedule import Scheduled
 
 if TYPE_CHECKING:
     from .belongings import Belongings
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from .incarnation import Incarnation
     from .pattern import Pattern
     from .ref import Ref
-    from .schedule import Scheduled
 
 __all__ = ["Actor", "Request"]
 
@@ -227,12 +227,12 @@ class Actor(Generic[M_contra]):
     def reply_later(self) -> Reply:
         """Keep the message in hand open: it is answered by the `Reply` that is returned.
 
-        An event counts as handled when that is used. A reply that is never given is
-        released when this incarnation ends, or when nobody holds it any more.
+        An event counts as handled when that is used. A message that waits for its reply is
+        released when this incarnation ends. It fails, as in a crash, when its handler raises
+        after this, and when the reply is dropped unused.
         """
-        reply = Reply(self._take().receipt, self._incarnation)
-        self._belongings.replies.add(reply)
-        return reply
+        replies = self._belongings.replies
+        return Reply(self._take(), self._incarnation, replies)
 
     @overload
     def forward(self, ref: "Ref[Any]", message: Any, /) -> None: ...
@@ -244,7 +244,9 @@ class Actor(Generic[M_contra]):
         """Let another actor answer the message in hand, by a message addressed as in `tell`.
 
         Whoever waits for this message gets that actor's answer. Raises what `tell` raises,
-        and `ActorStopped` if that actor has ended; the message stays in hand then.
+        `ActorStopped` if that actor has ended, and `TypeError` for an ask that a stream would
+        have to answer; the message stays in hand then. Where nobody waits (for what was
+        told, and for ticks of timers) it is a `tell`.
         """
         target = _cell_of(ref)
         handler = None
@@ -253,12 +255,23 @@ class Actor(Generic[M_contra]):
         elif target.behavior.receive is None:
             raise NoHandler(type(message).__name__, target.path)
         held = self._in_hand()
-        onward = Envelope(message, handler, held.receipt, held.origin, held.deadline)
+        receipt = held.receipt
+        if handler is not None and handler.mode == "stream" and not takes_items(receipt):
+            raise TypeError(
+                f"{self.path}: {handler.name} streams, and whoever asked waits for one answer. "
+                "Forward it to a handler that returns."
+            )
+        tick = receipt if isinstance(receipt, Scheduled) else None
+        if tick is not None:
+            receipt = None  # what it brought must not end with this incarnation's timers
+        onward = Envelope(message, handler, receipt, held.origin, held.deadline)
         if not target.mailbox.put(onward):
             if target.mailbox.is_open:
                 raise target.mailbox.full()
             raise ActorStopped(target.path)
         self._take()
+        if tick is not None:
+            tick.succeeded(None)
 
     # -- itself -------------------------------------------------------------------
 

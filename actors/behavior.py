@@ -22,6 +22,7 @@ from .handlers import Mark, marks_of
 from .keys import KeyOf, key_function
 from .pattern import Pattern, route_of
 from .payload import NO_DEFAULT, Payload
+from .retry import RetryPolicy
 from .wildcard import Wildcards, is_wildcard
 
 __all__ = ["Behavior", "Handler"]
@@ -42,6 +43,7 @@ class Handler:
         "name",
         "on_error",
         "payload",
+        "retry",
         "route",
         "routes",
         "takes_context",
@@ -61,8 +63,10 @@ class Handler:
         void: bool,
         on_error: OnError = NO_TABLE,
         key: KeyOf | None = None,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self.name = name
+        self.retry = retry
         self.on_error = on_error
         self.key = key
         self.function = function
@@ -221,7 +225,8 @@ def _protocol_of(actor: type[Actor[Any]]) -> list[type]:
         if typing.get_origin(base) is Actor:
             (protocol,) = typing.get_args(base)
             members = typing.get_args(protocol) or (protocol,)
-            return [member for member in members if isinstance(member, type)]
+            # `Any` is a class to Python, and no message is of it.
+            return [one for one in members if isinstance(one, type) and one is not Any]
     return []
 
 
@@ -272,8 +277,9 @@ def _compile(
     void = mode != "stream" and hints.get("return", Any) is type(None)
     on_error = {error: verdict for mark in marks for error, verdict in mark.on_error.items()}
     key = key_function(next((mark.key for mark in marks if mark.key is not None), None))
+    retry = next((mark.retry for mark in marks if mark.retry is not None), None)
     return Handler(
-        where, function, kind, routes, mode, payload, len(parameters), void, on_error, key
+        where, function, kind, routes, mode, payload, len(parameters), void, on_error, key, retry
     )
 
 

@@ -51,22 +51,26 @@ class Belongings:
 
     @property
     def schedule(self) -> Schedule:
-        self._schedule = self._schedule or Schedule(self.cell)
+        if self._schedule is None:
+            self._schedule = Schedule(self.cell)
         return self._schedule
 
     @property
     def watches(self) -> Watches:
-        self._watches = self._watches or Watches(self.incarnation, self.cell.mailbox.wake)
+        if self._watches is None:
+            self._watches = Watches(self.incarnation, self.cell.mailbox.wake)
         return self._watches
 
     @property
     def links(self) -> Links:
-        self._links = self._links or Links(self.cell, self.incarnation)
+        if self._links is None:
+            self._links = Links(self.cell, self.incarnation)
         return self._links
 
     @property
     def replies(self) -> Replies:
-        self._replies = self._replies or Replies()
+        if self._replies is None:
+            self._replies = Replies(self.cell, self.incarnation)
         return self._replies
 
     def __bool__(self) -> bool:
@@ -97,6 +101,22 @@ class Belongings:
                 mailbox.readmit(envelope, first=True)
             else:
                 self.cell.release(envelope, "the actor has ended")
+
+    def stashed(self, envelope: Envelope) -> bool:
+        return any(one is envelope for one in self.stash)
+
+    def retake(self, envelope: Envelope) -> bool:
+        """Take a message back that its handler had stashed or left to be answered later.
+
+        For a handler that fails after that: its message fails with it. False if the message
+        is somebody else's by now, or answered.
+        """
+        if self.stashed(envelope):
+            # By identity: envelopes of equal messages are equal.
+            self.stash = deque(one for one in self.stash if one is not envelope)
+            self.cell.mailbox.free()
+            return True
+        return self._replies is not None and self._replies.retake(envelope)
 
     async def end_children(self) -> None:
         """Stop the children in order; when that is cancelled, cancel them."""

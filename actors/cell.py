@@ -22,13 +22,15 @@ from .behavior import Behavior, Handler
 from .belongings import Belongings
 from .context import CURRENT, TAKEN, Hand
 from .envelope import Envelope
-from .errors import Fenced, Retry, UnderstudyError
+from .errors import Fenced, Retry
 from .incarnation import Crash, Incarnation
 from .keys import KeyOf, Keys, key_function
-from .lanes import Lanes
+from .lanes import LEAVE, Doze, Lanes
 from .lifecycle import Activated, Bus, Passivated, Undelivered
 from .mailbox import Mailbox, Overflow
 from .ref import Ref
+from .rest import Rests
+from .retry import RetryPolicy
 from .sickness import WELL, Sickness, Well
 from .timers import Timer, Timers
 from .watching import Links, Terminated, Watches
@@ -47,7 +49,8 @@ class CellOptions:
     messages crashed it in a row the actor is sick: its events are held back, or with
     `on_sick="escalate"` its supervisor decides. `blame="actor"` counts crashes on outside
     messages like all others. An actor that was idle for `passivate_after` lays down its
-    instance until there is mail again.
+    instance until there is mail again. `retry` says how often its events are tried; None
+    leaves that to the system.
     """
 
     mailbox: int = 1024
@@ -60,6 +63,7 @@ class CellOptions:
     on_sick: Literal["hold", "escalate"] = "hold"
     blame: Literal["message", "actor"] = "message"
     passivate_after: float | None = None
+    retry: RetryPolicy | None = None
 
 
 class Offspring(Protocol):
@@ -92,6 +96,7 @@ class CellServices(Protocol):
     """What a cell needs from the system it lives in."""
 
     timers: Timers
+    rests: Rests
     bus: Bus
     random: Random
     threads: bool
@@ -186,9 +191,11 @@ class Cell:
             while not (self.instance is None and self._is_leaving(incarnation)):
                 if self.instance is None and await self._start(incarnation):
                     return
-                if not await self._handle(incarnation, hand):
+                doze = await self._handle(incarnation, hand)
+                if not doze:
                     return
-                self._passivate(incarnation)
+                if doze == "passive":
+                    self._passivate(incarnation)
                 if not self.mailbox.queue and not incarnation.interrupt:
                     self._sleep(incarnation)
                     return
@@ -202,6 +209,7 @@ class Cell:
             self._belongings = None
             self.instance = None
             self._hand = hand = Hand(incarnation)
+            incarnation.interrupt |= self.suspended
             incarnation.on_fence(self._over)
             incarnation.on_stop(self.mailbox.wake)
         CURRENT.set(hand)
@@ -221,28 +229,28 @@ class Cell:
         if not self.mailbox.is_open:
             self.mailbox.open()
         incarnation.announce(self.ref)
-        # Children need a task that ends them, and passivation one that waits for it.
-        kept = self._belongings is not None and self._belongings.offspring is not None
-        if kept or self.mailbox.queue or incarnation.interrupt or self.options.passivate_after:
+        if self.mailbox.queue or incarnation.interrupt or not self.may_sleep:
             return False
         self._sleep(incarnation)
         return True
 
-    async def _handle(self, incarnation: Incarnation, hand: Hand) -> bool:
-        """Handle messages to the end of the life; True if it goes on, passive."""
+    async def _handle(self, incarnation: Incarnation, hand: Hand) -> Doze:
+        """Handle messages to the end of the life, or until there is nothing to do."""
         actor = self.instance
         if actor is None:
-            return False
+            return ""
         self._lanes = Lanes(self, actor, incarnation, hand)
         try:
-            passive = await self._lanes.run()
-        except Crash:
+            doze = await self._lanes.run()
+        except BaseException:
             await self._end_children()
             raise
+        if doze == "rest":
+            return doze
         await self._end_children()
         if incarnation.ending is None and not incarnation.killed:
             await actor.stopping()
-        return passive
+        return doze
 
     def _passivate(self, incarnation: Incarnation) -> None:
         after, number = self.options.passivate_after or 0.0, incarnation.number
@@ -253,6 +261,7 @@ class Cell:
 
     def _sleep(self, incarnation: Incarnation) -> None:
         self.mailbox.hands = ()
+        self._lanes = None
         incarnation.sleep()
         self.mailbox.sleep(incarnation.wake)
 
@@ -348,7 +357,8 @@ class Cell:
         """Whether a message that has just failed is to be run again."""
         if envelope.receipt is not None:
             return envelope.receipt.open
-        return self._postponed is not None and envelope in self._postponed.values()
+        # By identity: envelopes of equal messages are equal.
+        return any(waiting is envelope for waiting in (self._postponed or {}).values())
 
     def set_aside(self, envelope: Envelope, error: BaseException, reason: str) -> None:
         """Make a dead letter of a local message."""
@@ -380,6 +390,12 @@ class Cell:
         return bool(waiting or self._belongings)
 
     @property
+    def may_sleep(self) -> bool:
+        """Whether it can do without a task: one ends its children, one waits to be passive."""
+        children = self._belongings is not None and self._belongings.offspring is not None
+        return not children and self.options.passivate_after is None
+
+    @property
     def life(self) -> Incarnation | None:
         """The present incarnation, or the last one."""
         return self._life
@@ -396,6 +412,15 @@ class Cell:
             self._belongings = Belongings(self, incarnation)
         return self._belongings
 
+    def retake(self, envelope: Envelope) -> bool:
+        """Take a message back that its handler had put aside before it failed."""
+        return self._belongings is not None and self._belongings.retake(envelope)
+
+    def let_go(self, envelope: Envelope) -> bool:
+        """Whether a message from outside that was taken out of the hand is done with here."""
+        stashed = self._belongings is not None and self._belongings.stashed(envelope)
+        return envelope.origin is not None and not stashed
+
     def links(self) -> Links | None:
         """The links of the present incarnation; None if there is none."""
         if self._life is None or self._life.ending is not None:
@@ -405,15 +430,13 @@ class Cell:
     def change_state(self, incarnation: Incarnation) -> None:
         """`receive` is another one now: the lanes must look."""
         if self._lanes is not None:
-            self._lanes.receive = self.state or self.behavior.receive
+            self._lanes.shift()
         incarnation.interrupt = True
 
     def leave(self, incarnation: Incarnation) -> None:
         """End this incarnation in order, after the message in hand."""
-        if self._lanes is None:
-            raise UnderstudyError(f"{self.path} has not started yet. Raise Ignore instead.")
-        if self._life is incarnation:
-            self._lanes.leave()
+        incarnation.signal(LEAVE)
+        self.mailbox.wake()
 
     def fail(self, error: BaseException) -> None:
         """Crash the present incarnation before its next message."""
@@ -474,6 +497,8 @@ class Cell:
         self.undelivered(envelope.message, f"the mailbox is full ({self.options.overflow})")
         if envelope.receipt is not None:
             envelope.receipt.failed(self.mailbox.full())
+        if self.keys is not None:
+            self.keys.done(envelope, again=False)
 
     def _cannot_hold(self, envelope: Envelope) -> None:
         # Not `released`: with the mailbox open, that would bring it back at once, for ever.

@@ -27,7 +27,7 @@ Word = Literal["answer", "retry", "reject", "crash", "stop", "escalate"]
 """
 
 Verdict: TypeAlias = Word | Callable[[Any], Exception]
-"""A word, or a function of the exception that makes what is to be raised instead."""
+"""A word, or a function of the exception that makes (or raises) what is raised instead."""
 
 OnError: TypeAlias = Mapping[type[BaseException], Verdict]
 
@@ -43,11 +43,23 @@ def classify(error: BaseException, *tables: OnError) -> tuple[Word, BaseExceptio
             if verdict is None:
                 continue
             if callable(verdict):
-                made = verdict(error)
-                made.__cause__ = made.__cause__ or error
-                return classify(made)  # by the defaults: a table must not lead to itself
+                # By the defaults: a table must not lead to itself.
+                return classify(_made(verdict, error))
             return verdict, _meant(verdict, error)
     return "crash", error
+
+
+def _made(verdict: Callable[[Any], object], error: BaseException) -> BaseException:
+    """What a function makes of `error`, be it by returning or by raising it."""
+    try:
+        made = verdict(error)
+    except Exception as raised:  # noqa: BLE001  # goes on in the place of `error`
+        made = raised
+    if not isinstance(made, Exception):
+        made = TypeError(f"on_error: {verdict!r} must make an exception, and made {made!r}")
+    if made is not error and made.__cause__ is None:
+        made.__cause__ = error
+    return made
 
 
 def _meant(verdict: Word, error: BaseException) -> BaseException:

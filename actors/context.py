@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
+from .cycles import put_aside
 from .envelope import Envelope, Origin
 from .errors import Fenced
 
 if TYPE_CHECKING:
+    from .cycles import Awaited
     from .incarnation import Incarnation
-    from .mailbox import Mailbox
 
 __all__ = [
     "CURRENT",
@@ -56,7 +57,7 @@ _FENCED: Final = Envelope(None, origin=FENCE)
 class Hand:
     """The message that one lane of one incarnation is handling.
 
-    `task` is the lane's own, and `waits_for` the mailbox whose answer it waits for.
+    `task` is the lane's own, and `waits_for` the ask whose answer it waits for.
     """
 
     __slots__ = ("envelope", "incarnation", "task", "waits_for")
@@ -65,7 +66,7 @@ class Hand:
         self.incarnation = incarnation
         self.envelope = NOTHING
         self.task: trio.lowlevel.Task | None = None
-        self.waits_for: Mailbox | None = None
+        self.waits_for: Awaited | None = None
 
     def fence(self) -> None:
         self.envelope = _FENCED
@@ -73,7 +74,8 @@ class Hand:
     def take(self) -> Envelope:
         """Take the message out of the hand: whoever calls this sees to its end."""
         envelope = self.envelope
-        self.envelope = Envelope(TAKEN, None, None, envelope.origin, envelope.deadline)
+        put_aside(envelope.receipt)
+        self.envelope = Envelope(TAKEN, envelope.handler, None, envelope.origin, envelope.deadline)
         return envelope
 
     @property

@@ -1,16 +1,19 @@
 """Asks that wait for each other, found before they wait.
 
 An actor that asks is busy until the answer comes, so a ring of asks ends by its
-timeouts alone. Every lane says which mailbox it waits for (`Hand.waits_for`); before
-one more does, the graph is walked from the actor to be asked. An actor can still
-answer if one of its lanes is free, may yet be added, or waits for an actor that
-can; if there is none of these, the ask is refused.
+timeouts alone. Every lane says what it waits for (`Hand.waits_for`); before one more
+does, the graph is walked from the actor to be asked. An actor can still answer if one
+of its lanes is free, may yet be added, or waits for an actor that can; if there is
+none of these, the ask is refused.
 
-Only asks awaited by the lane itself count: a task that a handler has started may
-wait while the actor goes on.
+Invariant: no false alarm. Only asks awaited by the lane itself count (a task that a
+handler has started may wait while the actor goes on), only while they are unanswered,
+and only while the message is with the actor that was asked: one that it has put aside
+or forwarded may be answered by anybody.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import AskCycle
 
@@ -18,12 +21,32 @@ if TYPE_CHECKING:
     from .context import Hand
     from .mailbox import Mailbox
 
-__all__ = ["refuse_cycle"]
+__all__ = ["Awaited", "put_aside", "refuse_cycle"]
 
 
-def refuse_cycle(hand: "Hand", asked: "Mailbox") -> None:
-    """Note that `hand` waits for `asked`; raises `AskCycle` if no answer could come."""
-    hand.waits_for = asked
+class Awaited(Protocol):
+    """An ask that a lane waits for; `mailbox` is whose answer it wants."""
+
+    open: bool
+    aside: bool
+
+    @property
+    def mailbox(self) -> "Mailbox": ...
+
+    @property
+    def path(self) -> str: ...
+
+
+def put_aside(receipt: Any) -> None:
+    """The message of `receipt` was taken out of the hand of the actor that was asked."""
+    if hasattr(receipt, "aside"):
+        receipt.aside = True
+
+
+def refuse_cycle(hand: "Hand", awaited: Awaited) -> None:
+    """Note that `hand` waits for `awaited`; raises `AskCycle` if no answer could come."""
+    hand.waits_for = awaited
+    asked = awaited.mailbox
     if _has_free_lane(asked) or _can_answer(asked):
         return
     path = _ring(asked, hand)
@@ -39,13 +62,13 @@ def _can_answer(asked: "Mailbox") -> bool:
         mailbox = todo.pop()
         if mailbox not in reached:
             reached[mailbox] = None
-            todo.extend(hand.waits_for for hand in mailbox.hands if hand.waits_for is not None)
+            todo.extend(_waited_for(mailbox))
     live = {mailbox for mailbox in reached if _has_free_lane(mailbox)}
     grown = True
     while grown and asked not in live:
         grown = False
         for mailbox in reached:
-            if mailbox not in live and any(hand.waits_for in live for hand in mailbox.hands):
+            if mailbox not in live and any(other in live for other in _waited_for(mailbox)):
                 live.add(mailbox)
                 grown = True
     return asked in live
@@ -55,17 +78,31 @@ def _has_free_lane(mailbox: "Mailbox") -> bool:
     """Also true while it sleeps or restarts: it has no lanes then, and will have."""
     if len(mailbox.hands) < mailbox.concurrency:
         return True
-    return any(hand.waits_for is None for hand in mailbox.hands)
+    return any(not _waits(hand.waits_for) for hand in mailbox.hands)
+
+
+def _waits(awaited: Awaited | None) -> bool:
+    # Answered: its task has not run since, but it will.
+    return awaited is not None and awaited.open and not awaited.aside
+
+
+def _waited_for(mailbox: "Mailbox") -> "Iterator[Mailbox]":
+    for hand in mailbox.hands:
+        awaited = hand.waits_for
+        if awaited is not None and _waits(awaited):
+            yield awaited.mailbox
 
 
 def _ring(asked: "Mailbox", hand: "Hand") -> list[str]:
-    """Paths from who asks, along the asks, until one comes again."""
+    """Paths from who asks, along the asks, back to it."""
     asker = hand.incarnation.path if hand.incarnation is not None else "?"
-    paths = [asker]
-    mailbox: Mailbox | None = asked
-    while mailbox is not None:
-        paths.append(mailbox.path)
-        if mailbox.path in paths[:-1]:
-            break
-        mailbox = next((h.waits_for for h in mailbox.hands if h.waits_for is not None), None)
-    return paths
+    ways: list[list[Mailbox]] = [[asked]]
+    seen: set[Mailbox] = set()
+    for way in ways:  # grows: the shortest way is found first
+        mailbox = way[-1]
+        if mailbox.path == asker:
+            return [asker, *(one.path for one in way)]
+        if mailbox not in seen:
+            seen.add(mailbox)
+            ways.extend([*way, following] for following in _waited_for(mailbox))
+    return [asker, asked.path]

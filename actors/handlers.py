@@ -13,6 +13,7 @@ import attrs
 from .classify import NO_TABLE, OnError, checked_table
 from .keys import KeyOf
 from .pattern import Pattern, route_of
+from .retry import RetryPolicy
 
 __all__ = ["Mark", "event_pattern", "marks_of", "message_pattern"]
 
@@ -31,6 +32,7 @@ class Mark:
     thread: bool
     on_error: OnError = NO_TABLE
     key: str | KeyOf | None = None
+    retry: RetryPolicy | None = None
 
 
 def message_pattern(
@@ -64,14 +66,16 @@ def event_pattern(
     thread: bool = False,
     on_error: OnError = NO_TABLE,
     key: str | KeyOf | None = None,
+    retry: RetryPolicy | None = None,
 ) -> Callable[[F], F]:
     """Handle events on `pattern`: no answer; settled when the method has returned.
 
-    All handlers of a pattern get the event, wildcards included. Kinds of methods,
+    All handlers of a pattern get the event, wildcards included. `retry` says how often
+    and when it is tried, before what its actor and the system say. Kinds of methods,
     parameters, options and errors are those of `message_pattern`, but for generators:
     an event has nobody to stream to.
     """
-    return _marking("event", pattern, thread, on_error, key)
+    return _marking("event", pattern, thread, on_error, key, retry)
 
 
 def _marking(
@@ -80,9 +84,10 @@ def _marking(
     thread: bool,
     on_error: OnError,
     key: str | KeyOf | None,
+    retry: RetryPolicy | None = None,
 ) -> Callable[[F], F]:
     table = checked_table(f"the {kind} pattern {pattern!r}", on_error)
-    mark = Mark(kind, pattern, route_of(pattern), thread, table, key)
+    mark = Mark(kind, pattern, route_of(pattern), thread, table, key, retry)
 
     def decorate(function: F) -> F:
         setattr(function, _MARKS, (*marks_of(function), mark))

@@ -11,7 +11,7 @@ A crash ends intake at once; messages in hand on other lanes get `crash_grace`
 seconds, then they are cancelled and given back.
 """
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import trio
 from trio.lowlevel import checkpoint, current_task
@@ -25,15 +25,21 @@ from .errors import DeathPact, Retry
 from .incarnation import Crash, Directive, Incarnation
 from .lifecycle import Recovered, Sick
 from .streams import hand_out
+from .timers import GRAIN
 
 if TYPE_CHECKING:
     from .cell import Cell
     from .timers import Timer
 
-__all__ = ["Lanes"]
+__all__ = ["LEAVE", "Doze", "Lanes"]
 
 _BURST: Final = range(128)
 """Messages handled before other tasks get their turn."""
+
+Doze = Literal["", "rest", "passive"]
+
+LEAVE: Final = object()
+"""The signal by which an actor ends itself."""
 
 _END: Final = Envelope(None)
 _PAUSE: Final = Envelope(None)
@@ -54,7 +60,10 @@ class Lanes:
         "_incarnation",
         "_leaving",
         "_nursery",
+        "listed",
         "receive",
+        "shifting",
+        "touched",
     )
 
     def __init__(
@@ -67,16 +76,24 @@ class Lanes:
         self._crash: Crash | None = None
         self._leaving = False
         self._nursery: trio.Nursery | None = None
-        self._dozing = False
+        self._dozing: Doze = ""
+        self.touched = self.listed = self.shifting = False
         self._idle_since = 0.0
         self._idle_timer: Timer | None = None
         # Senders made sure that there is one where it is needed.
         self.receive: Any = cell.state or cell.behavior.receive
 
-    async def run(self) -> bool:
+    def shift(self) -> None:
+        """`receive` is another one now: every lane must look."""
+        self.receive = self._cell.state or self._cell.behavior.receive
+        # Whichever lane looks first must not look for all: from now on each does, each time.
+        self.shifting = self._nursery is not None
+
+    async def run(self) -> Doze:
         """Handle messages; returns after an ordered stop, raises `Crash`.
 
-        True means that the actor was idle for as long as it may be: it is to be passive.
+        Says whether it returns because there was nothing to do: for so long that its task
+        may end (`rest`), or that the actor is to be passive.
         """
         cell = self._cell
         cell.mailbox.hands = self._hands
@@ -93,17 +110,16 @@ class Lanes:
             raise self._crash
         return self._dozing
 
-    def leave(self) -> None:
-        """End, in order, after the message in hand."""
-        self._leaving = self._incarnation.interrupt = True
-        self._cell.mailbox.wake()
-
     def fence(self) -> None:
         """The incarnation is over: what a leftover still holds goes back, and stays back."""
         for hand in self._hands:
             envelope = hand.envelope
-            if envelope is not NOTHING and not hand.fenced and envelope.receipt is not None:
-                envelope.receipt.released("the actor was ended while it handled this")
+            if envelope is not NOTHING and not hand.fenced:
+                if envelope.receipt is not None:
+                    envelope.receipt.released("the actor was ended while it handled this")
+                if self._cell.keys is not None and envelope.message is not TAKEN:
+                    again = envelope.receipt is not None and envelope.receipt.open
+                    self._cell.keys.done(envelope, again=again)
             hand.fence()
 
     # -- the loop -----------------------------------------------------------------
@@ -141,20 +157,23 @@ class Lanes:
                     mailbox.drained()
                 receipt = envelope.receipt
                 if receipt is not None and (
-                    not receipt.open or (sickness.sick and sickness.holds(envelope))
+                    not receipt.open
+                    or (sickness.sick and is_outside(envelope) and sickness.holds(envelope))
                 ):
                     if keys is not None:
                         keys.done(envelope, again=receipt.open)
                     continue
-                if parallel and (queue or not mailbox.parked):
-                    self._share()
                 handler = envelope.handler or receive
                 try:
                     if special and not self._begins(envelope):
                         hand.envelope = NOTHING
-                        if keys is not None and keys.full:
-                            await keys.room()
-                        continue
+                        if keys is None or not keys.full:
+                            continue
+                        if incarnation.stopping:
+                            return
+                        break
+                    if parallel and (queue or not mailbox.parked):
+                        self._share()
                     if handler.direct:
                         value = handler.function(actor, envelope.message)
                         if handler.is_async:
@@ -166,9 +185,11 @@ class Lanes:
                         return
                     held, hand.envelope = hand.envelope, NOTHING  # the fence must not release it
                     try:
+                        if held.message is TAKEN and cell.retake(envelope):
+                            held = envelope
                         ends = self._refused(error, held, handler)
                     finally:
-                        self._done(envelope, error)
+                        self._done(envelope, error, gone=held is not envelope)
                     if ends:
                         return
                 else:
@@ -179,6 +200,8 @@ class Lanes:
                                 self._well(envelope)
                         elif hand.fenced:
                             return  # its answer comes too late
+                        elif sickness.crashes and cell.let_go(envelope):
+                            self._well(envelope)
                     if special:
                         self._done(envelope, None)
             else:
@@ -186,13 +209,12 @@ class Lanes:
                 await checkpoint()
                 continue
             hand.envelope = NOTHING
-            if cell.options.passivate_after is not None:
-                self._idle(cell.options.passivate_after)
+            self.touched = True
+            if not self.listed:
+                self._idle()
             await mailbox.mail()
             if self._dozing:
-                if not queue and not incarnation.interrupt:
-                    return
-                self._dozing = False
+                return  # all of them: what has come meanwhile is for `Cell.run` to look at
 
     def _attend(self) -> Envelope | None:
         """Something unusual is the matter: what to handle next, `_END`, `_PAUSE`, or None."""
@@ -206,10 +228,11 @@ class Lanes:
         elif cell.suspended:
             return _PAUSE
         envelope = self._signalled() if incarnation.signals else None
-        if self._crash is not None:
+        if self._crash is not None or self._leaving:
+            cell.mailbox.wake()  # other lanes must hear of it, too
             return _END
         incarnation.interrupt = bool(
-            incarnation.stopping or incarnation.signals or cell.tracer is not None
+            incarnation.stopping or incarnation.signals or cell.tracer is not None or self.shifting
         )
         return envelope
 
@@ -218,6 +241,9 @@ class Lanes:
         if not incarnation.signals:
             return None
         signal = incarnation.signals.popleft()
+        if signal is LEAVE:
+            self._leaving = True
+            return None
         if isinstance(signal, Crash):
             self._fall(signal)
             return None
@@ -235,15 +261,19 @@ class Lanes:
             tracer.received(envelope)
         return True
 
-    def _done(self, envelope: Envelope, error: BaseException | None) -> None:
-        """A message has run: tell whoever traces it, and let the next of its key go on."""
+    def _done(self, envelope: Envelope, error: BaseException | None, *, gone: bool = False) -> None:
+        """A message has run: tell whoever traces it, and let the next of its key go on.
+
+        One that is `gone` was forwarded or answered before its handler failed.
+        """
         cell, keys, tracer = self._cell, self._cell.keys, self._cell.tracer
         if tracer is not None:
             tracer.handled(envelope, error)
         if keys is not None:
-            cancelled = error is not None and not isinstance(error, Exception)
-            again = cancelled or (error is not None and cell.comes_again(envelope))
-            keys.done(envelope, again=again)
+            again = error is not None and not gone and cell.comes_again(envelope)
+            # What was cancelled in hand is back in the mailbox, unless its receipt ended it.
+            cancelled = not isinstance(error, Exception | None) and envelope.receipt is None
+            keys.done(envelope, again=again or (cancelled and not gone))
 
     def _share(self) -> None:
         """This lane is about to be busy: wake or add another for the mail after this."""
@@ -318,9 +348,7 @@ class Lanes:
                 origin = None
             else:
                 self._publish_sick()
-        handler = envelope.handler
-        pattern = handler.route if handler is not None else type(envelope.message).__name__
-        self._fall(Crash(error, origin, pattern, cell.sickness.crashes, directive))
+        self._fall(Crash(error, origin, _pattern(envelope), cell.sickness.crashes, directive))
 
     def _fall(self, crash: Crash) -> None:
         """This is how the incarnation ends; other lanes have a little time."""
@@ -345,20 +373,41 @@ class Lanes:
 
     # -- nothing to do ------------------------------------------------------------
 
-    def _idle(self, limit: float) -> None:
-        timers = self._cell.services.timers
-        self._idle_since = timers.now()
+    def _idle(self) -> None:
+        limit, services = self._cell.options.passivate_after, self._cell.services
+        if limit is None:
+            services.rests.add(self)
+            return
+        self._idle_since = services.timers.now()
         if self._idle_timer is None:
-            self._idle_timer = timers.call_at(self._idle_since + limit, self._doze)
+            due = self._idle_since + limit
+            self._idle_timer = services.timers.call_at(due, self._may_be_passive)
 
-    def _doze(self) -> None:
+    def rest(self) -> None:
+        if self._all_idle() and self._cell.may_sleep:
+            self._doze("rest")
+
+    def _may_be_passive(self) -> None:
         """The time is over; one timer looks again and again, so that going idle costs nothing."""
-        cell, limit = self._cell, self._cell.options.passivate_after or 0.0
-        mailbox, timers = cell.mailbox, cell.services.timers
-        idle = len(mailbox.parked) == len(self._hands) and not cell.occupied
-        due = self._idle_since + limit if idle else timers.now() + limit
+        limit, timers = self._cell.options.passivate_after or 0.0, self._cell.services.timers
+        idle = self._all_idle() and not self._cell.occupied
+        due = self._idle_since + limit if idle else timers.now() + max(limit, GRAIN)
         if idle and due <= timers.now():
-            self._dozing = True
-            mailbox.wake()
+            self._doze("passive")
         else:
-            self._idle_timer = timers.call_at(due, self._doze)
+            self._idle_timer = timers.call_at(due, self._may_be_passive)
+
+    def _all_idle(self) -> bool:
+        busy = self._incarnation.interrupt or self._cell.mailbox.queue
+        return not busy and len(self._cell.mailbox.parked) == len(self._hands)
+
+    def _doze(self, how: Doze) -> None:
+        self._dozing = how
+        self._cell.mailbox.wake()
+
+
+def _pattern(envelope: Envelope) -> str | None:
+    """What was being handled: a route, or the type of a message without one."""
+    if envelope.handler is not None:
+        return envelope.handler.route
+    return "receive" if envelope.message is TAKEN else type(envelope.message).__name__

@@ -221,6 +221,8 @@ class Mailbox:
     def sleep(self, sleeper: Callable[[], None]) -> None:
         """There is no lane just now: call `sleeper` when there is mail, or on `wake`."""
         self.sleeper = sleeper
+        if not self.queue:
+            self.queue = _NONE
         if self.limit > 0:
             self.limit = 0
 

@@ -19,7 +19,7 @@ from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_ta
 
 from .context import CURRENT, FENCE, MessageContext, origin_now
 from .cycles import refuse_cycle
-from .envelope import Envelope
+from .envelope import Envelope, Receipt
 from .errors import ActorCrashed, ActorStopped, AskTimeout, NoHandler
 from .mailbox import Mailbox
 from .pattern import Pattern
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .behavior import Behavior, Handler
     from .timers import Timers
 
-__all__ = ["ABSENT", "Ref"]
+__all__ = ["ABSENT", "Ref", "takes_items"]
 
 A_co = TypeVar("A_co", covariant=True)
 S = TypeVar("S")
@@ -208,9 +208,9 @@ class Ref(Generic[A_co]):
         if held.deadline < deadline:
             deadline = held.deadline
             timeout = max(0.0, deadline - now)
-        if hand.task is task:
-            refuse_cycle(hand, mailbox)
         reply = _Reply(self, task, deadline, timeout)
+        if hand.task is task:
+            refuse_cycle(hand, reply)
         envelope = Envelope(message, handler, reply, origin, deadline)
         queue = mailbox.queue
         try:
@@ -232,7 +232,8 @@ class Ref(Generic[A_co]):
             finally:
                 waiting.pop(reply, None)
         finally:
-            hand.waits_for = None
+            if hand.waits_for is reply:  # not that of the lane, in a task beside it
+                hand.waits_for = None
         if reply.error is not None:
             raise reply.error
         return reply.value
@@ -297,8 +298,19 @@ class _Reply(msgspec.Struct, gc=False, eq=False):
     deadline: float
     timeout: float
     open: bool = True
+    aside: bool = False
     value: Any = None
     error: BaseException | None = None
+
+    @property
+    def mailbox(self) -> Mailbox:
+        """Whose answer is awaited; for `cycles`, as are `aside` and `path`."""
+        found: Mailbox = self.ref._mailbox
+        return found
+
+    @property
+    def path(self) -> str:
+        return self.mailbox.path
 
     def succeeded(self, value: Any) -> None:
         if not self.open:
@@ -338,6 +350,11 @@ class _Reply(msgspec.Struct, gc=False, eq=False):
         self.open = False
         self.task = None
         return Abort.SUCCEEDED
+
+
+def takes_items(receipt: Receipt | None) -> bool:
+    """Whether the answer to a message may be a stream: not that of an ask."""
+    return not isinstance(receipt, _Reply)
 
 
 class _Stream:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import trio
 
 from .envelope import Envelope
-from .errors import Retry
+from .errors import MailboxFull, Retry
 
 if TYPE_CHECKING:
     from .behavior import Handler
@@ -29,7 +29,17 @@ __all__ = ["Schedule", "Scheduled"]
 class Scheduled:
     """A timer of an actor, and the receipt of its ticks; `cancel` ends it."""
 
-    __slots__ = ("_due", "_envelope", "_schedule", "_timer", "_waiting", "key", "open", "period")
+    __slots__ = (
+        "_due",
+        "_handler",
+        "_message",
+        "_schedule",
+        "_timer",
+        "_waiting",
+        "key",
+        "open",
+        "period",
+    )
 
     def __init__(
         self,
@@ -46,7 +56,9 @@ class Scheduled:
         self._schedule = schedule
         self._due = due
         self._waiting = False
-        self._envelope = Envelope(message, handler, self)
+        # Not the envelope: it would hold this, and no garbage collector looks into one.
+        self._message = message
+        self._handler = handler
         self._timer: Timer = schedule.cell.services.timers.call_at(due, self._fire)
 
     def cancel(self) -> None:
@@ -60,7 +72,7 @@ class Scheduled:
         cell = self._schedule.cell
         if not self._waiting and cell.mailbox.is_open:
             self._waiting = True
-            cell.mailbox.readmit(self._envelope)
+            cell.mailbox.readmit(Envelope(self._message, self._handler, self))
         if self.period is not None:
             now = trio.current_time()
             missed = max(0.0, (now - self._due) // self.period)
@@ -80,17 +92,21 @@ class Scheduled:
         self._handled()
 
     def failed(self, error: Exception) -> None:
-        reason = "expired" if isinstance(error, Retry) else "rejected"
-        self._schedule.cell.set_aside(self._envelope, error, reason)
+        if not isinstance(error, MailboxFull):  # dropped, as its user chose
+            reason = "expired" if isinstance(error, Retry) else "rejected"
+            self._set_aside(error, reason)
         self._handled()
 
     def crashed(self, error: BaseException, path: str, incarnation: int) -> None:
-        self._schedule.cell.set_aside(self._envelope, error, "crashed")
+        self._set_aside(error, "crashed")
         self._handled()
 
     def released(self, why: str) -> None:
         """It was cancelled in hand, or its actor has ended: its timer ends as well."""
         self._handled()
+
+    def _set_aside(self, error: BaseException, reason: str) -> None:
+        self._schedule.cell.set_aside(Envelope(self._message, self._handler), error, reason)
 
     def _handled(self) -> None:
         self._waiting = False
@@ -122,12 +138,13 @@ class Schedule:
                 f"{self.cell.path}: a timer's delay must not be negative and its period must be "
                 f"positive (seconds), got {delay} and {period}."
             )
+        before = self._by_key.get(key)  # first: a key that cannot be one must plan nothing
         due = trio.current_time() + delay
         scheduled = Scheduled(self, key, due, period, message, handler)
         if key is None:
             scheduled.key = scheduled
-        elif key in self._by_key:
-            self._by_key[key].cancel()
+        if before is not None:
+            before.cancel()
         self._by_key[scheduled.key] = scheduled
         return scheduled
 

@@ -65,17 +65,16 @@ class Watches:
         if cell.mailbox.is_open:
             self._watched[cell] = None
             cell.add_watcher(self)
-        else:
+        elif not any(self._waiting(cell)):
             self._tell(Terminated(cell.ref, "not running"))
 
     def unwatch(self, cell: "Cell") -> None:
         """Forget `cell`; a `Terminated` of it that waits is taken back."""
         if self._watched.pop(cell, cell) is None:
             cell.remove_watcher(self)
-        signals = self._incarnation.signals
-        for signal in list(signals or ()):
-            if signals and isinstance(signal, Terminated) and signal.ref is cell.ref:
-                signals.remove(signal)
+        for signal in self._waiting(cell):
+            if self._incarnation.signals:
+                self._incarnation.signals.remove(signal)
 
     def ended(self, cell: "Cell", terminated: Terminated) -> None:
         """Called by the watched cell, which forgets its watchers then."""
@@ -90,6 +89,10 @@ class Watches:
         for cell in self._watched:
             cell.remove_watcher(self)
         self._watched.clear()
+
+    def _waiting(self, cell: "Cell") -> list[Terminated]:
+        signals = self._incarnation.signals or ()
+        return [one for one in signals if isinstance(one, Terminated) and one.ref is cell.ref]
 
     def _tell(self, terminated: Terminated) -> None:
         self._incarnation.signal(terminated)

@@ -1,4 +1,4 @@
-"""The mailbox beside trio's memory channel and pykka: `python -m benchmarks.mailbox`.
+"""The mailbox beside trio's memory channel and pykka.
 
 Everything runs in this process, pinned to one core, in interleaved rounds; rates
 are medians, and a message counts when it has been handled. Ours has its usual bound
@@ -7,6 +7,8 @@ pykka's mailbox has no bound, so its sender never waits.
 
 "64 in flight" means 64 callers, tasks here and threads there, that each ask and wait.
 pykka's other form, one thread that keeps 64 futures, is shown too, without a bar.
+
+    python -m benchmarks.mailbox
 """
 
 import argparse
@@ -18,7 +20,8 @@ from collections import deque
 import pykka
 import trio
 
-from benchmarks.report import Bar, interleaved, pin, table
+from benchmarks.report import Report, interleaved, pin, quiet
+from benchmarks.results import Bar, Result
 from understudy import Actor, MailboxFull, Supervisor, child, running
 
 TELLS = 200_000
@@ -161,6 +164,8 @@ def checked(count: object, expected: int) -> int:
 
 def main(rounds: int) -> bool:
     pin(0)
+    quiet()
+    report = Report("mailbox", __doc__)
     tells = interleaved(
         {
             "understudy, def": lambda: tell(Counter),
@@ -179,17 +184,21 @@ def main(rounds: int) -> bool:
         },
         rounds,
     )
-    results = [
-        table(
+    report.show(
+        Result(
             "tell, sender under backpressure",
             "messages/s",
             tells,
-            [Bar("understudy, def", "trio channel", 6), Bar("understudy, def", "pykka", 4)],
-        ),
-        table("ask, one at a time", "asks/s", single, [Bar("understudy", "pykka", 2)]),
-        table(f"ask, {CALLERS} callers", "asks/s", many, [Bar("understudy", "pykka", 6)]),
-    ]
-    return all(results)
+            (Bar("understudy, def", "trio channel", 6), Bar("understudy, def", "pykka", 4)),
+        )
+    )
+    report.show(
+        Result("ask, one at a time", "asks/s", single, (Bar("understudy", "pykka", 2),)),
+    )
+    report.show(
+        Result(f"ask, {CALLERS} callers", "asks/s", many, (Bar("understudy", "pykka", 6),)),
+    )
+    return report.good
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The TCP bridge beside NestJS on the same wire: `python -m benchmarks.tcp`.
+"""The TCP bridge beside NestJS on the same wire.
 
 One load generator (load.py, pinned to one core) drives one server at a time, pinned
 to the other, with 64 requests in flight; rounds are interleaved and rates are
@@ -7,6 +7,8 @@ measured as it comes and with its ValidationPipe; a bare Node `net` server witho
 any framework shows what the wire itself allows.
 
 Needs Node and npm: `npm ci` is run in tests/peers/nest if it has not been.
+
+    python -m benchmarks.tcp
 """
 
 import argparse
@@ -18,7 +20,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks import load
-from benchmarks.report import Bar, interleaved, pin, table
+from benchmarks.report import Report, interleaved, pin
+from benchmarks.results import Bar, Result
 
 HERE = Path(__file__).parent
 PEERS = HERE.parent / "tests" / "peers" / "nest"
@@ -57,8 +60,8 @@ def main(rounds: int, requests: int) -> bool:
         raise SystemExit("This benchmark needs Node and npm: apt-get install nodejs npm")
     if not (PEERS / "node_modules").exists():
         subprocess.run(["npm", "ci", "--silent"], cwd=PEERS, check=True)
+    report = Report("tcp", __doc__)
     pin(LOAD_CORE)
-    good = True
     with ExitStack() as stack:
         ports = {name: stack.enter_context(served(line)) for name, line in SERVERS.items()}
         for pattern in ("math.sum", "orders.place"):
@@ -74,14 +77,14 @@ def main(rounds: int, requests: int) -> bool:
                 measures = {n: rate(port, pattern, connections) for n, port in ports.items()}
                 rates = interleaved(measures, rounds)
                 title = f"{pattern}, {connections} connection(s), 64 in flight"
-                bars = [Bar("understudy", "NestJS", factor)]
-                good = table(title, "requests/s", rates, bars) and good
-    return good
+                bars = (Bar("understudy", "NestJS", factor),)
+                report.show(Result(title, "requests/s", rates, bars))
+    return report.good
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description="TCP beside NestJS.")
-    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--requests", type=int, default=60_000, help="per round and server")
     given = parser.parse_args()
     sys.exit(0 if main(given.rounds, given.requests) else 1)

@@ -6,8 +6,9 @@ bring their own kinds of spec.
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Literal, Protocol, get_args
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar, get_args
 
 import attrs
 
@@ -16,11 +17,15 @@ from ..actors.behavior import Behavior
 from ..actors.cell import Cell, CellOptions
 from ..actors.errors import DeclarationError
 from ..actors.incarnation import Runnable
+from ..actors.keys import KeyOf
+from ..actors.mailbox import Overflow
+from ..actors.retry import RetryPolicy
 from .delivery.intake import IntakeServices
 from .strategy import Backoff, Restart, Strategy, one_for_one
 
 __all__ = [
     "ActorSpec",
+    "Arguments",
     "ChildSpec",
     "Needs",
     "Supervisor",
@@ -29,6 +34,16 @@ __all__ = [
     "child",
     "needs",
 ]
+
+A = TypeVar("A", bound=Actor[Any])
+A_co = TypeVar("A_co", covariant=True)  # no bound: actors of two kinds must still join
+
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""What an `__init__` is called with: by position, and by name."""
+
+_NO_KEYWORDS: Final[Mapping[str, Any]] = {}
+_NO_ARGUMENTS: Final[Arguments] = ((), {})
+_BACKOFF: Final = Backoff()
 
 
 @attrs.frozen
@@ -60,6 +75,10 @@ class Wiring(Protocol):
     def resolve(self, name: str) -> Any:
         """What the child `name` offers just now; raises `StartFailed` if it offers nothing."""
 
+    def arguments(self) -> Arguments:
+        """What the spec gives to a new incarnation, with `needs(...)` filled in."""
+        ...
+
 
 @attrs.frozen(kw_only=True)
 class ChildSpec:
@@ -75,7 +94,7 @@ class ChildSpec:
     restart: Restart = "permanent"
     shutdown: float = 5.0
     start_timeout: float = 30.0
-    backoff: Backoff | None = Backoff()
+    backoff: Backoff | None = _BACKOFF
     significant: bool = False
 
     def __attrs_post_init__(self) -> None:
@@ -94,6 +113,10 @@ class ChildSpec:
         """The runnable for one place in one tree."""
         raise TypeError(f"{type(self).__name__} is no kind of child.")
 
+    def resolved(self, resolve: Callable[[str], Any]) -> Arguments:
+        """Its arguments, with what `resolve` says for each `needs(...)`."""
+        return _NO_ARGUMENTS
+
     def needed(self) -> Iterator[str]:
         """Names of the children this one needs."""
         return iter(())
@@ -105,23 +128,24 @@ class ChildSpec:
 
 
 @attrs.frozen(kw_only=True)
-class ActorSpec(ChildSpec):
+class ActorSpec(ChildSpec, Generic[A_co]):
     """An actor. `arguments` go to its `__init__`, with `needs(...)` filled in."""
 
-    actor: type[Actor[Any]]
+    actor: type[A_co]
     arguments: tuple[Any, ...] = ()
-    keywords: Mapping[str, Any] = {}
+    keywords: Mapping[str, Any] = _NO_KEYWORDS
     options: CellOptions = CellOptions()
 
     def build(self, wiring: Wiring) -> Cell:
-        def arguments() -> tuple[tuple[Any, ...], dict[str, Any]]:
-            def fill(value: Any) -> Any:
-                return wiring.resolve(value.name) if isinstance(value, Needs) else value
+        actor: Any = self.actor
+        return Cell(wiring.path, actor, wiring.arguments, self.options, wiring.services)
 
-            keywords = {name: fill(value) for name, value in self.keywords.items()}
-            return tuple(fill(value) for value in self.arguments), keywords
+    def resolved(self, resolve: Callable[[str], Any]) -> Arguments:
+        def fill(value: Any) -> Any:
+            return resolve(value.name) if isinstance(value, Needs) else value
 
-        return Cell(wiring.path, self.actor, arguments, self.options, wiring.services)
+        keywords = {name: fill(value) for name, value in self.keywords.items()}
+        return tuple(fill(value) for value in self.arguments), keywords
 
     def needed(self) -> Iterator[str]:
         values = (*self.arguments, *self.keywords.values())
@@ -133,23 +157,27 @@ class ActorSpec(ChildSpec):
 
 
 def child(
-    actor: type[Actor[Any]],
+    actor: type[A],
     *arguments: Any,
     name: str | None = None,
     keywords: Mapping[str, Any] | None = None,
     restart: Restart = "permanent",
     shutdown: float = 5.0,
     start_timeout: float = 30.0,
-    backoff: Backoff | None = Backoff(),
+    backoff: Backoff | None = _BACKOFF,
     significant: bool = False,
     mailbox: int = 1024,
+    overflow: Overflow = "wait",
     concurrency: int = 1,
+    key: str | KeyOf | None = None,
     crash_grace: float = 1.0,
     max_age: float = 3600.0,
     sick_after: int = 10,
     on_sick: Literal["hold", "escalate"] = "hold",
     blame: Literal["message", "actor"] = "message",
-) -> ActorSpec:
+    passivate_after: float | None = None,
+    retry: RetryPolicy | None = None,
+) -> ActorSpec[A]:
     """Specify an actor: `child(Orders, needs("repository"), concurrency=32)`.
 
     `arguments` and `keywords` are for its `__init__`, which runs anew for every
@@ -159,38 +187,42 @@ def child(
     Raises `DeclarationError` for a class or an option that can never work.
     """
     Behavior.of(actor)
-    for option, value, least in (
-        ("mailbox", mailbox, 1),
-        ("concurrency", concurrency, 1),
-        ("sick_after", sick_after, 1),
-        ("crash_grace", crash_grace, 0),
-        ("max_age", max_age, 0),
-    ):
-        if not value >= least:
-            raise DeclarationError(
-                f"child({actor.__name__}): {option} must be at least {least}, got {value}."
-            )
-    _check_choices(f"child({actor.__name__})", on_sick=on_sick, blame=blame)
+    where = f"child({actor.__name__})"
+    _check_least(where, 1, mailbox=mailbox, concurrency=concurrency, sick_after=sick_after)
+    _check_least(where, 0, crash_grace=crash_grace, max_age=max_age)
+    if passivate_after is not None:
+        _check_least(where, 0, passivate_after=passivate_after)
+    _check_choices(where, on_sick=on_sick, blame=blame, overflow=overflow)
     return ActorSpec(
         actor=actor,
         arguments=arguments,
-        keywords=dict(keywords or {}),
+        keywords=dict(keywords) if keywords else _NO_KEYWORDS,
         name=checked_name(name or actor.__name__.lower()),
         restart=restart,
         shutdown=shutdown,
         start_timeout=start_timeout,
         backoff=backoff,
         significant=significant,
-        options=CellOptions(
+        options=_options(
             mailbox=mailbox,
+            overflow=overflow,
             concurrency=concurrency,
+            key=key,
             crash_grace=crash_grace,
             max_age=max_age,
             sick_after=sick_after,
             on_sick=on_sick,
             blame=blame,
+            passivate_after=passivate_after,
+            retry=retry,
         ),
     )
+
+
+@lru_cache(maxsize=256)
+def _options(**options: Any) -> CellOptions:
+    """One record for all actors with the same options: there may be very many of them."""
+    return CellOptions(**options)
 
 
 @attrs.frozen(kw_only=True, init=False)
@@ -200,7 +232,9 @@ class Supervisor(ChildSpec):
     More than `max_restarts` restarts `within` seconds are a failure of the
     supervisor itself: it stops its children and its own supervisor decides. With
     `auto_shutdown` it ends when `any` (or `all`) of its significant children have
-    ended by themselves.
+    ended by themselves. It takes `max_children` at most, those that are started at run
+    time included. With `stop_together` it tells all of them to stop at once, not one
+    after the other: for children by the thousand that do not know each other.
     """
 
     children: tuple[ChildSpec, ...]
@@ -208,6 +242,8 @@ class Supervisor(ChildSpec):
     max_restarts: int
     within: float
     auto_shutdown: Literal["never", "any", "all"]
+    max_children: int | None
+    stop_together: bool
 
     def __init__(
         self,
@@ -221,8 +257,10 @@ class Supervisor(ChildSpec):
         restart: Restart = "permanent",
         shutdown: float = math.inf,
         start_timeout: float = math.inf,
-        backoff: Backoff | None = Backoff(),
+        backoff: Backoff | None = _BACKOFF,
         significant: bool = False,
+        max_children: int | None = None,
+        stop_together: bool = False,
     ) -> None:
         self.__attrs_init__(  # pyright: ignore[reportAttributeAccessIssue]
             name=checked_name(name),
@@ -236,6 +274,8 @@ class Supervisor(ChildSpec):
             start_timeout=start_timeout,
             backoff=backoff,
             significant=significant,
+            max_children=max_children,
+            stop_together=stop_together,
         )
         self._check()
 
@@ -300,7 +340,21 @@ class Supervisor(ChildSpec):
                 f"supervisor {self.name!r}: max_restarts must not be negative and within "
                 f"must be positive, got {self.max_restarts} and {self.within}."
             )
+        self._check_limits()
         self._check_order()
+
+    def _check_limits(self) -> None:
+        most = self.max_children
+        if most is not None and most < max(1, len(self.children)):
+            raise DeclarationError(
+                f"supervisor {self.name!r}: max_children must be positive and not less than "
+                f"the {len(self.children)} children declared, got {most}."
+            )
+        if self.stop_together and self.strategy is not one_for_one:
+            raise DeclarationError(
+                f"supervisor {self.name!r}: stop_together is for children that do not depend on "
+                f"each other, so only with one_for_one, got {self.strategy.value}."
+            )
 
     def _check_order(self) -> None:
         position = {spec.name: index for index, spec in enumerate(self.children)}
@@ -320,7 +374,14 @@ _CHOICES = {
     "auto_shutdown": ("never", "any", "all"),
     "blame": ("message", "actor"),
     "on_sick": ("hold", "escalate"),
+    "overflow": get_args(Overflow),
 }
+
+
+def _check_least(where: str, least: int, **options: float) -> None:
+    for option, value in options.items():
+        if not value >= least:
+            raise DeclarationError(f"{where}: {option} must be at least {least}, got {value}.")
 
 
 def _check_choices(where: str, **options: str) -> None:

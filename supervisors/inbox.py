@@ -4,9 +4,9 @@ Filled from anywhere, taken by the supervisor's one loop. While that waits for o
 particular thing, everything else keeps its turn.
 """
 
+import math
 from collections import deque
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterator
 
 import attrs
 import trio
@@ -36,12 +36,31 @@ class End:
     expected: State
 
 
-@attrs.frozen(eq=False)
 class Command:
-    """Something another task asks of the supervisor; it waits for `done`."""
+    """Something another task asks of the supervisor, and waits for.
 
-    run: Callable[[], Any]
-    done: Callable[[BaseException | None], None]
+    If that task is cancelled before its turn comes, nothing is done; what has begun by
+    then is completed.
+    """
+
+    def __init__(self, run: Callable[[], Awaitable[None]]) -> None:
+        self.run = run
+        self.wanted = True
+        self._error: BaseException | None = None
+        self._finished = trio.Event()
+
+    def done(self, error: BaseException | None) -> None:
+        self._error = error
+        self._finished.set()
+
+    async def wait(self) -> None:
+        """Return when it is done; raises what it raised."""
+        try:
+            await self._finished.wait()
+        finally:
+            self.wanted = False
+        if self._error is not None:
+            raise self._error
 
 
 class Wake:
@@ -50,6 +69,8 @@ class Wake:
 
 class Inbox:
     """Events of one supervisor; one task takes them."""
+
+    __slots__ = ("_changed", "_events")
 
     def __init__(self) -> None:
         self._events: deque[object] = deque()
@@ -70,6 +91,10 @@ class Inbox:
 
     async def until(self, happened: Callable[[], bool], limit: float) -> None:
         """Wait for `happened`, at most `limit` seconds, and take nothing meanwhile."""
+        if limit == math.inf:
+            while not happened():
+                await self._change()
+            return
         with trio.move_on_after(limit):
             while not happened():
                 await self._change()

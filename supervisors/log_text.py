@@ -16,11 +16,14 @@ import attrs
 from ..actors.errors import DeclarationError, StartFailed, StartTimedOut
 from ..actors.incarnation import SupervisorGaveUp
 from ..actors.lifecycle import (
+    Activated,
+    Blocked,
     Crashed,
     DeadLettered,
     Escalated,
     GaveUp,
     Notice,
+    Passivated,
     Recovered,
     Restarting,
     Sick,
@@ -42,6 +45,7 @@ __all__ = [
     "fields_of",
     "leaf_of",
     "line_of",
+    "one_line",
     "printable",
     "seconds",
     "without_logins",
@@ -73,9 +77,9 @@ def line_of(notice: Notice) -> Line:
     writer = _WRITERS.get(type(notice))
     if writer is None:
         name = type(notice).__name__
-        return Line(logging.INFO, _clean(f"{notice.path}: {name}"), f"{name} notices")
+        return Line(logging.INFO, one_line(f"{notice.path}: {name}"), f"{name} notices")
     line = writer(notice)
-    return attrs.evolve(line, text=_clean(line.text))
+    return attrs.evolve(line, text=one_line(line.text))
 
 
 def fields_of(notice: Notice) -> dict[str, Any]:
@@ -105,14 +109,14 @@ def describe(error: BaseException) -> str:
     error = leaf_of(error)
     text = str(error)
     if isinstance(error, DeclarationError | StartFailed | StartTimedOut | SupervisorGaveUp):
-        return _clean(text.removesuffix("."))
+        return one_line(text.removesuffix("."))
     name = type(error).__name__
-    return _clean(f"{name}: {text}" if text else name)
+    return one_line(f"{name}: {text}" if text else name)
 
 
 def explain(error: BaseException) -> str:
     """The same, and of a failed start also the reason."""
-    return _clean(": ".join(map(describe, _start_of(error))))
+    return one_line(": ".join(map(describe, _start_of(error))))
 
 
 def _start_of(error: BaseException) -> list[BaseException]:
@@ -144,6 +148,12 @@ def seconds(value: float) -> str:
 def without_logins(text: str) -> str:
     """The text with user names and passwords in its URLs masked."""
     return _LOGIN_IN_URL.sub("://***@", text)
+
+
+def one_line(text: str) -> str:
+    """One printable line of bounded length: raw, a stranger's text could steer a terminal."""
+    text = " ".join(printable(without_logins(text)).split())
+    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def printable(text: str) -> str:
@@ -219,6 +229,7 @@ def _stopped(notice: Stopped) -> Line:
     said = {
         "normal": (logging.INFO, "has ended by itself"),
         "shutdown": (logging.INFO, "has stopped"),
+        "ignored": (logging.INFO, "has nothing to do and does not run"),
         "killed": (logging.WARNING, "was cancelled before it had stopped"),
         "stuck": (logging.ERROR, "did not end when it was cancelled"),
         "fatal": (logging.WARNING, "has ended: a handler ended the process"),
@@ -255,6 +266,28 @@ def _recovered(notice: Recovered) -> Line:
     return Line(logging.INFO, f"{notice.path} is well again{held}", "recoveries")
 
 
+def _passivated(notice: Passivated) -> Line:
+    text = (
+        f"{notice.path} had nothing to do for {seconds(notice.after)} and rests; "
+        "its next message wakes it"
+    )
+    return Line(logging.DEBUG, text, "times it went to rest")
+
+
+def _activated(notice: Activated) -> Line:
+    return Line(logging.DEBUG, f"{notice.path} has mail and works again", "times it woke up")
+
+
+def _blocked(notice: Blocked) -> Line:
+    where = f", at {notice.at}" if notice.at else ""
+    text = (
+        f"{notice.path}: {notice.handler} blocked the event loop for at least "
+        f"{seconds(notice.seconds)}{where}. Nothing else ran meanwhile: give a plain def "
+        "thread=True, or await in it"
+    )
+    return Line(logging.WARNING, text, "times it blocked the event loop")
+
+
 def _dead_lettered(notice: DeadLettered) -> Line:
     who = notice.path or NOBODY
     attempts = f"{notice.reason} after {_count(notice.attempts, 'attempt')}"
@@ -279,6 +312,9 @@ _WRITERS: Final[dict[type[Notice], Callable[[Any], Line]]] = {
     StateChanged: _state_changed,
     Sick: _sick,
     Recovered: _recovered,
+    Passivated: _passivated,
+    Activated: _activated,
+    Blocked: _blocked,
     DeadLettered: _dead_lettered,
     Undelivered: _undelivered,
 }
@@ -302,12 +338,6 @@ def _information(error: BaseException) -> ExceptionInfo:
 def _is_ours(trace: TracebackType) -> bool:
     name = str(trace.tb_frame.f_globals.get("__name__", ""))
     return name.startswith((f"{_HOUSE}.actors.", f"{_HOUSE}.supervisors."))
-
-
-def _clean(text: str) -> str:
-    """One printable line of bounded length: raw, a stranger's text could steer a terminal."""
-    text = " ".join(printable(without_logins(text)).split())
-    return text if len(text) <= _LONGEST else f"{text[: _LONGEST - 1]}…"
 
 
 def _count(number: int, noun: str) -> str:

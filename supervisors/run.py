@@ -6,7 +6,8 @@ tells the outcome by the exit code.
 The first signal stops the tree in order (drain), the second cancels what is left, the
 third ends the process on the spot. Signals are counted in plain Python handlers, not
 in trio, so that the third works even while the event loop is blocked; for the same
-reason a thread watches that a stop, once begun, comes to an end.
+reason a thread watches that a stop, once begun, comes to an end. Another one names the
+handler that blocks the loop (`loop_watch.py`).
 
 Exit codes (sysexits.h): 0 clean; 70 the root gave up or could not start; 75 the drain
 was cut short; 78 the tree or its options are wrong; 128 + n ended by a third signal n. A
@@ -20,7 +21,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import FrameType
 from typing import Final, cast
@@ -29,13 +30,14 @@ import trio
 
 from ..actors.errors import DeclarationError
 from ..actors.lifecycle import GaveUp, Notice
+from ..actors.retry import DEFAULT_POLICY, RetryPolicy
 from .child import Supervisor
 from .delivery.location import DEFAULT_FILE, VARIABLE, default_path
-from .delivery.policy import DEFAULT_POLICY, RetryPolicy
 from .delivery.store import DeadLetterStore, MemoryStore, SQLiteStore
 from .delivery.store_file import StoreFile
 from .log_text import chain_of, describe, explain, seconds
 from .logs import LOGGER, LogFormat, configure, log_lifecycle
+from .loop_watch import LoopWatch
 from .supervisor import KILL_GRACE
 from .system import System
 
@@ -59,6 +61,7 @@ def run(
     logs: bool | LogFormat = True,
     events: RetryPolicy = DEFAULT_POLICY,
     seed: int | None = None,
+    blocked_after: float | None = 1.0,
     on_ready: Callable[[System], object] | None = None,
 ) -> None:
     """Run a tree as this process, until a signal stops it or it ends by itself.
@@ -72,7 +75,9 @@ def run(
     is how many seconds an ordered stop may take. `logs` configures the log (see
     `configure`) unless the program has done so already or it is False; "text" or "json"
     do so in any case. `events` says how often events are tried; `seed` makes what is
-    random repeat itself. `on_ready` is called with the system once all of it is up.
+    random repeat itself. A handler that keeps the event loop from running for
+    `blocked_after` seconds is named in the log; None does not watch for it. `on_ready` is
+    called with the system once all of it is up.
     """
     if threading.current_thread() is not threading.main_thread():
         raise DeclarationError(
@@ -82,17 +87,20 @@ def run(
     name = tree.name if isinstance(tree, Supervisor) else "understudy"
     try:
         _configure(logs)
-        system = _system(tree, _store(dead_letters), drain, events, seed)
-        failure, cut_short = _Service(system, drain, on_ready).run()
+        _check(drain, blocked_after)
+        system = _system(tree, _store(dead_letters), events, seed)
+        service = _Service(system, drain, blocked_after, on_ready)
+        failure, cut_short = service.run()
+        causes = service.causes
     except DeclarationError as error:
-        failure, cut_short = error, False
+        failure, cut_short, causes = error, False, []
     if isinstance(failure, SystemExit):
         raise failure
     code = _exit_code(failure, cut_short)
     if code == WRONG:
         LOGGER.critical("%s cannot run: %s", name, explain(cast(BaseException, failure)))
     elif code == FAILED:
-        LOGGER.critical("%s", _causes(name, cast(BaseException, failure)))
+        LOGGER.critical("%s", _told(name, causes or _chain(cast(BaseException, failure))))
     if code:
         sys.exit(code)
 
@@ -101,10 +109,17 @@ class _Service:
     """One run of one system: counts the signals and sees to it that a stop ends."""
 
     def __init__(
-        self, system: System, drain: float, on_ready: Callable[[System], object] | None
+        self,
+        system: System,
+        drain: float,
+        blocked_after: float | None,
+        on_ready: Callable[[System], object] | None,
     ) -> None:
+        self.causes: list[str] = []
+        """What led to the end of the tree if it failed, the root first."""
         self._system = system
         self._drain = drain
+        self._blocked_after = blocked_after
         self._on_ready = on_ready
         self._watchdog = _Watchdog()
         self._token: trio.lowlevel.TrioToken | None = None
@@ -130,11 +145,13 @@ class _Service:
         for count, number in enumerate(self._signals, 1):
             self._signalled(number, count)
         try:
-            async with trio.open_nursery() as nursery:
-                await self._live(nursery)
-                nursery.cancel_scope.cancel()
+            with self._loop_watch():
+                async with trio.open_nursery() as nursery:
+                    await self._live(nursery)
+                    nursery.cancel_scope.cancel()
         finally:
             end_log()
+            self.causes = self._story()
 
     async def _live(self, nursery: trio.Nursery) -> None:
         system = self._system
@@ -150,6 +167,18 @@ class _Service:
         finally:
             with trio.CancelScope(shield=True):
                 await system.finish()
+
+    def _story(self) -> list[str]:
+        """How the root failed; empty if it did not, whatever else did."""
+        causes = self._system.why(self._system.name).causes
+        failed = bool(causes) and causes[0].what in ("gave up", "crashed")
+        return [cause.text for cause in causes] if failed else []
+
+    def _loop_watch(self) -> AbstractContextManager[None]:
+        if self._blocked_after is None:
+            return nullcontext()
+        system = self._system
+        return LoopWatch(system.bus.publish, system.name, self._blocked_after).watching()
 
     @contextmanager
     def _receiving(self) -> Iterator[None]:
@@ -254,16 +283,23 @@ def _configure(logs: bool | LogFormat) -> None:
         configure(logs)
 
 
+def _check(drain: float, blocked_after: float | None) -> None:
+    if not drain >= 0:
+        raise DeclarationError(f"drain={drain}: zero or more seconds expected.")
+    if blocked_after is not None and not blocked_after > 0:
+        raise DeclarationError(
+            f"blocked_after={blocked_after}: seconds expected, or None to switch it off."
+        )
+
+
 def _system(
-    tree: Supervisor, store: DeadLetterStore, drain: float, events: RetryPolicy, seed: int | None
+    tree: Supervisor, store: DeadLetterStore, events: RetryPolicy, seed: int | None
 ) -> System:
     if not isinstance(tree, Supervisor):
         raise DeclarationError(
             f"run() takes a Supervisor, got {type(tree).__name__}. "
             'Wrap the children: run(Supervisor("shop", [child(Orders)])).'
         )
-    if not drain >= 0:
-        raise DeclarationError(f"drain={drain}: zero or more seconds expected.")
     return System(tree, dead_letters=store, events=events, seed=seed)
 
 
@@ -295,7 +331,11 @@ def _exit_code(failure: BaseException | None, cut_short: bool) -> int:
     return WRONG if wrong else FAILED
 
 
-def _causes(name: str, failure: BaseException) -> str:
+def _chain(failure: BaseException) -> list[str]:
+    """The causes of a failure that the tree did not tell of: its exceptions alone."""
+    return [describe(cause) for cause in chain_of(failure)]
+
+
+def _told(name: str, causes: list[str]) -> str:
     """What led to the end of the tree, from the root down to the first exception."""
-    lines = [f"{name} has failed (exit code {FAILED}), because"]
-    return "\n    ".join([*lines, *(describe(cause) for cause in chain_of(failure))])
+    return "\n    ".join([f"{name} has failed (exit code {FAILED}), because", *causes])

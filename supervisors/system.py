@@ -8,7 +8,7 @@ and a mock clock a run repeats itself.
 
 import math
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from random import Random
 from typing import Any, Literal, TypeVar, overload
@@ -24,16 +24,23 @@ from ..actors.errors import StartFailed, UnderstudyError
 from ..actors.incarnation import Ending, Incarnation
 from ..actors.lifecycle import Bus, Crashed, Started, Stopped, Stopping
 from ..actors.ref import Ref
+from ..actors.rest import Rests
+from ..actors.retry import DEFAULT_POLICY, RetryPolicy
 from ..actors.timers import Timers
-from .child import ChildSpec, Supervisor
+from .child import ActorSpec, ChildSpec, Supervisor
+from .debug import Debug
 from .delivery.intake import Intake
 from .delivery.office import REPLAY_POLL, DeadLetterOffice, describe_error
-from .delivery.policy import DEFAULT_POLICY, RetryPolicy
 from .delivery.record import DeadLetter
 from .delivery.store import DeadLetterStore, MemoryStore
+from .history import History
+from .keeper import Keeper, address_of, offer_of
 from .logs import log_lifecycle
-from .registry import Registry
+from .offspring import Brood
+from .pool import PoolSpec
+from .registry import Registry, Visibility
 from .running_child import Child
+from .story import Story
 from .supervisor import Supervision
 
 __all__ = ["ChildState", "System", "running"]
@@ -70,7 +77,10 @@ class System:
         self.threads = threads
         self.random = Random(seed)
         self.timers = Timers()
+        self.rests = Rests(self.timers)
         self.bus = Bus()
+        self.history = History()
+        self.bus.subscribe(self.history.take)
         self.registry = Registry()
         store = MemoryStore() if dead_letters is None else dead_letters
         self.office = DeadLetterOffice(store, self.bus, self.random, tree.name)
@@ -81,6 +91,8 @@ class System:
         self._changed = trio.Event()
         self._begun = False
         self._services: list[trio.CancelScope] = []
+        self._broods: dict[str, Brood] = {}
+        self._nursery: trio.Nursery | None = None
         self._writing = trio.CancelScope()
         self._replaying = trio.CancelScope()
 
@@ -95,7 +107,7 @@ class System:
 
         Raises `LookupError` if there is none, or more than one.
         """
-        return self.registry.find(actor).ref
+        return self.registry.address(actor).ref
 
     def offer(self, name: str) -> Any:
         """What the child `name` of the root offers: a resource's object, an actor's reference.
@@ -110,37 +122,69 @@ class System:
     def tree(self) -> list[ChildState]:
         """The whole tree as it is, parents before children."""
         root = ChildState(self.name, "supervisor", self._state(), 0.0, 1, 0)
-        return [root, *_walk(self.root, 1)]
+        return [root, *(_line(child, depth) for child, depth in self._walk())]
 
     def addresses(self) -> dict[str, str]:
         """Where bridges listen just now, by path: `{"shop/tcp": "tcp://127.0.0.1:3001"}`."""
-        found = ((child.path, child.incarnation) for child in _children(self.root))
+        found = ((child.path, child.incarnation) for child, _ in self._walk())
         return {path: life.address for path, life in found if life is not None and life.address}
 
     @property
     def healthy(self) -> bool:
         """Whether every child runs, no actor is sick and dead letters can be written."""
-        lines = self.tree()
-        sick = any(cell.sickness.sick for cell in self.registry.cells.values())
-        alarm = self.office.store.alarm is not None
-        running_all = all(line.state in ("running", "ended") for line in lines)
-        return running_all and not sick and not alarm
+        if self._state() != "running" or self.office.store.alarm is not None:
+            return False
+        children = (child for child, _ in self._walk())
+        return all(child.state in ("running", "ended") and not _sick(child) for child in children)
+
+    def why(self, actor: Ref[Any] | str) -> Story:
+        """Why an actor or a supervisor was last restarted, or ended: the chain of causes.
+
+        By reference or path. `print` it; a story without causes says that none is known.
+        """
+        return self.history.why(actor if isinstance(actor, str) else actor.path)
+
+    def debug(self, actor: Ref[Any] | str) -> Debug:
+        """A look into one running actor: its status and state, suspend, resume, trace.
+
+        By reference or path. Raises `LookupError` if there is none.
+        """
+        path = actor if isinstance(actor, str) else actor.path
+        for child, _ in self._walk():
+            if child.path == path:
+                return Debug(child)
+        raise LookupError(f"no actor at {path!r}.")
 
     def supervision(self, path: str) -> Supervision:
-        """The running supervisor at `path`, to start and stop children of."""
-        if path == self.name:
-            return self.root
-        found = [c.runnable for c in _children(self.root) if c.path == path]
-        if not found or not isinstance(found[0], Supervision):
+        """The running supervisor at `path`, to start and stop children of.
+
+        An actor that has started children is the supervisor of these. Raises `LookupError`.
+        """
+        found: Keeper | None = self.root if path == self.name else self._below(path)
+        if not isinstance(found, Supervision):
             raise LookupError(f"no supervisor at {path!r}.")
-        return found[0]
+        return found
 
-    async def start_child(self, spec: ChildSpec, *, under: str | None = None) -> Child:
-        """Add a child to a running supervisor (the root if not said) and start it."""
-        return await self.supervision(under or self.name).start_child(spec)
+    @overload
+    async def start_child(
+        self, spec: ActorSpec[A] | PoolSpec[A], *, under: str | None = None
+    ) -> Ref[A]: ...
+    @overload
+    async def start_child(self, spec: ChildSpec, *, under: str | None = None) -> Any: ...
+    async def start_child(self, spec: ChildSpec, *, under: str | None = None) -> Any:
+        """Add a child to a running supervisor (the root if not said) and start it.
 
-    async def stop_child(self, path: str) -> None:
-        """Stop a child for good."""
+        Returns what it offers: a reference for an actor or a pool. Raises `StartFailed`,
+        and `DeclarationError` for what can be no child there.
+        """
+        return offer_of(await self.supervision(under or self.name).start_child(spec))
+
+    async def stop_child(self, child: "str | Ref[Any]") -> None:
+        """Stop a child for good: the one at a path, or the actor of a reference.
+
+        Raises `LookupError` if it is not there.
+        """
+        path = child if isinstance(child, str) else child.path
         above, _, name = path.rpartition("/")
         await self.supervision(above or self.name).stop_child(name)
 
@@ -176,13 +220,32 @@ class System:
 
     # -- what its parts need ------------------------------------------------------
 
-    def joined(self, child: Child) -> None:
-        if isinstance(child.runnable, Cell):
-            self.registry.add(child.runnable)
+    def joined(self, child: Child, visibility: Visibility) -> None:
+        address = address_of(child)
+        if address is not None:
+            self.registry.add(address, visibility)
 
     def left(self, child: Child) -> None:
-        if isinstance(child.runnable, Cell):
-            self.registry.remove(child.runnable)
+        address = address_of(child)
+        if address is not None:
+            self.registry.remove(address)
+
+    def lookup(self, wanted: type[Any] | str, near: str) -> Ref[Any]:
+        """An actor by class, name or path, as seen from the actor at `near`."""
+        return self.registry.lookup(wanted, near).ref
+
+    def offspring(self, path: str, failed: Callable[[BaseException], None]) -> Brood:
+        """A supervisor for the children of the actor at `path`, in its present life."""
+        if self._nursery is None:
+            raise UnderstudyError(f"{path}: its system does not run, so it can have no children.")
+        brood = Brood(self, path, self._above(path), self._nursery, failed, self._broods.get(path))
+        self._broods[path] = brood
+        return brood
+
+    def ended(self, brood: Brood) -> None:
+        """The children of one life of an actor are over."""
+        if self._broods.get(brood.path) is brood:
+            del self._broods[brood.path]
 
     def set_aside(
         self, envelope: Envelope, error: BaseException, reason: str, path: str, incarnation: int
@@ -226,6 +289,7 @@ class System:
 
         Raises `StartFailed`, or what else made the start fail. `finish` must follow.
         """
+        self._nursery = nursery
         await nursery.start(self._serve, self.office.store.run)
         nursery.start_soon(self._serve, self.timers.run)
         nursery.start_soon(self._serve, self.office.run)
@@ -245,6 +309,8 @@ class System:
         try:
             while self._begun and self._life.ending is None:
                 await self._change()
+            for brood in list(self._broods.values()):
+                await brood.end(kill=True)  # of an actor that was left behind as stuck
             self._replaying.cancel()  # it must not look into a store that is being closed
             self.intake.release_waiting("the service stops")
             if self._begun and not self._writing.cancel_called:
@@ -282,6 +348,35 @@ class System:
         if self._changed.is_set():
             self._changed = trio.Event()
         await self._changed.wait()
+
+    def _walk(self) -> Iterator[tuple[Child, int]]:
+        """All children and how deep they stand, parents before children."""
+        return self._walk_below(self.root, 1)
+
+    def _walk_below(self, keeper: Keeper, depth: int) -> Iterator[tuple[Child, int]]:
+        for child in list(keeper.children.values()):
+            yield child, depth
+            below = self._keeper(child)
+            if below is not None:
+                yield from self._walk_below(below, depth + 1)
+
+    def _below(self, path: str) -> Keeper | None:
+        """Who keeps the children of what stands at `path`, if it has any."""
+        root, *names = path.split("/")
+        keeper: Keeper | None = self.root if root == self.name else None
+        for name in names:
+            child = keeper.children.get(name) if keeper is not None else None
+            keeper = self._keeper(child) if child is not None else None
+        return keeper
+
+    def _above(self, path: str) -> Keeper | None:
+        return self._below(path.rpartition("/")[0])
+
+    def _keeper(self, child: Child) -> Keeper | None:
+        if isinstance(child.runnable, Keeper):
+            return child.runnable
+        brood = self._broods.get(child.path)
+        return brood.keeper if brood is not None else None
 
     def _state(self) -> Literal["starting", "running", "stopping", "down"]:
         if self._life.ending is not None:
@@ -373,29 +468,10 @@ def _raise(ending: Ending) -> None:
     raise UnderstudyError(f"the tree ended: {ending.kind}")
 
 
-def _children(supervision: Supervision) -> list[Child]:
-    found: list[Child] = []
-    for child in supervision.children:
-        found.append(child)
-        if isinstance(child.runnable, Supervision):
-            found.extend(_children(child.runnable))
-    return found
+def _line(child: Child, depth: int) -> ChildState:
+    kind = type(child.spec).__name__.removesuffix("Spec").lower()
+    return ChildState(child.path, kind, child.state, child.since, child.number, depth)
 
 
-def _walk(supervision: Supervision, depth: int) -> list[ChildState]:
-    lines: list[ChildState] = []
-    for child in supervision.children:
-        nested = child.runnable if isinstance(child.runnable, Supervision) else None
-        lines.append(
-            ChildState(
-                child.path,
-                type(child.spec).__name__.removesuffix("Spec").lower(),
-                child.state,
-                child.since,
-                child.number,
-                depth,
-            )
-        )
-        if nested is not None:
-            lines.extend(_walk(nested, depth + 1))
-    return lines
+def _sick(child: Child) -> bool:
+    return isinstance(child.runnable, Cell) and child.runnable.sickness.sick

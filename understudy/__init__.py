@@ -16,13 +16,18 @@ if TYPE_CHECKING:
 
     from .actors.actor import Actor, Request
     from .actors.context import MessageContext
+    from .actors.deferred import Reply
     from .actors.errors import (
         ActorCrashed,
         ActorStopped,
+        AskCycle,
         AskTimeout,
         ConnectionLost,
+        DeathPact,
         DeclarationError,
         Fenced,
+        Ignore,
+        LinkBroken,
         MailboxFull,
         NoHandler,
         PayloadError,
@@ -36,9 +41,11 @@ if TYPE_CHECKING:
     from .actors.handlers import event_pattern, message_pattern
     from .actors.incarnation import SupervisorGaveUp
     from .actors.ref import Ref
+    from .actors.retry import RetryPolicy
+    from .actors.watching import Exited, Terminated
     from .supervisors.child import Supervisor, child, needs
-    from .supervisors.delivery.policy import RetryPolicy
     from .supervisors.delivery.store import MemoryStore, SQLiteStore
+    from .supervisors.pool import pool
     from .supervisors.resource import resource
     from .supervisors.run import run
     from .supervisors.strategy import Backoff, one_for_all, one_for_one, rest_for_one
@@ -51,18 +58,24 @@ __all__ = [
     "Actor",
     "ActorCrashed",
     "ActorStopped",
+    "AskCycle",
     "AskTimeout",
     "Backoff",
     "Client",
     "ConnectionLost",
+    "DeathPact",
     "DeclarationError",
+    "Exited",
     "Fenced",
+    "Ignore",
+    "LinkBroken",
     "MailboxFull",
     "MemoryStore",
     "MessageContext",
     "NoHandler",
     "PayloadError",
     "Ref",
+    "Reply",
     "Request",
     "RequestTimeout",
     "Retry",
@@ -74,6 +87,7 @@ __all__ = [
     "Supervisor",
     "SupervisorGaveUp",
     "System",
+    "Terminated",
     "UnderstudyError",
     "__version__",
     "child",
@@ -83,6 +97,7 @@ __all__ = [
     "needs",
     "one_for_all",
     "one_for_one",
+    "pool",
     "resource",
     "rest_for_one",
     "run",
@@ -91,19 +106,23 @@ __all__ = [
 ]
 
 _ERRORS = (
-    "ActorCrashed ActorStopped AskTimeout ConnectionLost DeclarationError Fenced MailboxFull "
-    "NoHandler PayloadError RequestTimeout Retry RpcError StartFailed StartTimedOut UnderstudyError"
+    "ActorCrashed ActorStopped AskCycle AskTimeout ConnectionLost DeathPact DeclarationError "
+    "Fenced Ignore LinkBroken MailboxFull NoHandler PayloadError RequestTimeout Retry RpcError "
+    "StartFailed StartTimedOut UnderstudyError"
 )
 _HOMES = {
     ".actors.actor": "Actor Request",
     ".actors.context": "MessageContext",
+    ".actors.deferred": "Reply",
     ".actors.errors": _ERRORS,
     ".actors.handlers": "event_pattern message_pattern",
     ".actors.incarnation": "SupervisorGaveUp",
     ".actors.ref": "Ref",
+    ".actors.retry": "RetryPolicy",
+    ".actors.watching": "Exited Terminated",
     ".supervisors.child": "Supervisor child needs",
-    ".supervisors.delivery.policy": "RetryPolicy",
     ".supervisors.delivery.store": "MemoryStore SQLiteStore",
+    ".supervisors.pool": "pool",
     ".supervisors.resource": "resource",
     ".supervisors.run": "run",
     ".supervisors.strategy": "Backoff one_for_all one_for_one rest_for_one",

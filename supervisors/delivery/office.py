@@ -39,11 +39,20 @@ Replayer = Callable[[DeadLetter], Awaitable[None]]
 class DeadLetterOffice:
     """One per system."""
 
-    def __init__(self, store: DeadLetterStore, bus: Bus, random: Random, tree: str) -> None:
+    def __init__(
+        self,
+        store: DeadLetterStore,
+        bus: Bus,
+        random: Random,
+        tree: str,
+        *,
+        backlog: int = BACKLOG,
+    ) -> None:
         self.store = store
         self._bus = bus
         self._random = random
         self._tree = tree
+        self._most = backlog
         self._backlog: deque[tuple[DeadLetter, Callable[[], object] | None]] = deque()
         self._finished: deque[tuple[str, bool, str]] = deque()
         self._mail = trio.Event()
@@ -63,7 +72,7 @@ class DeadLetterOffice:
 
     def take_local(self, letter: DeadLetter) -> None:
         """Keep a letter for which nobody waits; counted as undelivered when the backlog is full."""
-        if len(self._backlog) >= BACKLOG:
+        if len(self._backlog) >= self._most:
             why = "dead letters cannot be stored and the backlog is full"
             self._bus.publish(Undelivered(path=letter.actor, why=why, message=letter.pattern))
         else:
@@ -71,7 +80,7 @@ class DeadLetterOffice:
 
     async def room(self) -> None:
         """Wait while the backlog is full; intake of events calls this before it takes more."""
-        while len(self._backlog) >= BACKLOG:
+        while len(self._backlog) >= self._most:
             if self._room.is_set():
                 self._room = trio.Event()  # never replaced while somebody waits for it
             await self._room.wait()

@@ -6,13 +6,16 @@
 Invariant: `then` is called once the letter is durable, never before, so a bridge may
 acknowledge a message in it. A store that cannot write drops nothing: it raises its
 alarm, tries again, and lets `put` wait once it holds as many letters as it may, which
-pauses the intake behind it.
+pauses the intake behind it. Only letters that nobody waits for any more, replayed or
+discarded long ago, are forgotten.
 
 Speed: all letters that wait are written in one transaction in one hop to a thread. A
 commit costs a flush of the disk, whether it holds one letter or five hundred.
 """
 
+import math
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,15 +25,22 @@ from typing import Any, Final, Protocol, TypeVar
 import attrs
 import trio
 
+from ...actors.errors import DeclarationError
 from .record import DeadLetter, Status
 from .store_file import StoreFile
 
-__all__ = ["DeadLetterStore", "MemoryStore", "SQLiteStore", "StoreStatistics"]
+__all__ = ["KEEP_SETTLED", "DeadLetterStore", "MemoryStore", "SQLiteStore", "StoreStatistics"]
 
 T = TypeVar("T")
 
+KEEP_SETTLED: Final = 30 * 86_400.0
+"""Seconds for which replayed and discarded letters stay readable: thirty days."""
+
 _FIRST_PAUSE: Final = 0.1
 _LONGEST_PAUSE: Final = 5.0
+_PURGE_EVERY: Final = 3600.0
+_PURGE_AGAIN: Final = 60.0
+"""Seconds after which a purge that failed is tried again."""
 
 
 @attrs.frozen(kw_only=True)
@@ -38,8 +48,8 @@ class StoreStatistics:
     """A store at one moment.
 
     `waiting` letters are accepted and not durable yet, at most `capacity`; `blocked` puts
-    wait for room. `written`, `salvaged` (stored without their payload) and `transactions`
-    count since the store was made.
+    wait for room. `written`, `salvaged` (stored without their payload), `transactions` and
+    `purged` (deleted, long after they were settled) count since the store was made.
     """
 
     waiting: int
@@ -48,6 +58,7 @@ class StoreStatistics:
     written: int
     salvaged: int
     transactions: int
+    purged: int
     alarm: str | None
 
 
@@ -147,6 +158,8 @@ class SQLiteStore(_Alarm):
 
     `capacity` letters may wait for the disk, of which up to `burst` go into one
     transaction. `max_bytes` bounds the file; see `StoreFile` for the errors of `run`.
+    Letters that were replayed or discarded more than `keep_settled` seconds ago are
+    deleted now and then; those that still wait for somebody never are.
     """
 
     def __init__(
@@ -156,6 +169,7 @@ class SQLiteStore(_Alarm):
         capacity: int = 1024,
         burst: int = 512,
         max_bytes: int | None = None,
+        keep_settled: float = KEEP_SETTLED,
         lock_timeout: float = 2.0,
         on_alarm: Callable[[str | None], object] | None = None,
     ) -> None:
@@ -163,6 +177,12 @@ class SQLiteStore(_Alarm):
         self._capacity, self._burst = capacity, burst
         self._open_file = partial(StoreFile, path, lock_timeout=lock_timeout)
         self._max_bytes = max_bytes
+        if not keep_settled >= 0:
+            raise DeclarationError(
+                f"keep_settled={keep_settled}: 0 seconds or more expected; math.inf keeps all."
+            )
+        self._keep_settled = keep_settled
+        self._purge_at = -math.inf if keep_settled < math.inf else math.inf
         self._queue: deque[tuple[DeadLetter, Callable[[], object] | None]] = deque()
         # A place is held from `put` until the commit; waiting for one is first come, first served.
         self._room = trio.Semaphore(capacity, max_value=capacity)
@@ -173,7 +193,7 @@ class SQLiteStore(_Alarm):
         # SQLite connections are for one thread at a time.
         self._write_limit, self._read_limit = trio.CapacityLimiter(1), trio.CapacityLimiter(1)
         self._running = self._closing = False
-        self._written = self._salvaged = self._transactions = 0
+        self._written = self._salvaged = self._transactions = self._purged = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         self._closing = False
@@ -185,7 +205,8 @@ class SQLiteStore(_Alarm):
                 if self._queue:
                     await self._write_burst()
                 else:
-                    await self._arrived.park()
+                    await self._wait_for_work()
+                await self._purge_if_due()
         finally:
             self._closing = True
             await self._close_files()
@@ -242,6 +263,7 @@ class SQLiteStore(_Alarm):
             written=self._written,
             salvaged=self._salvaged,
             transactions=self._transactions,
+            purged=self._purged,
             alarm=self._alarm,
         )
 
@@ -264,6 +286,11 @@ class SQLiteStore(_Alarm):
             if writer is not None:
                 await _in_thread(writer.close, self._write_limit)
 
+    async def _wait_for_work(self) -> None:
+        due = math.inf if self._closing else self._purge_at
+        with trio.move_on_at(due):
+            await self._arrived.park()
+
     async def _write_burst(self) -> None:
         burst = list(islice(self._queue, self._burst))
         self._salvaged += await self._write([letter for letter, _ in burst])
@@ -285,11 +312,30 @@ class SQLiteStore(_Alarm):
                 salvaged = await self._mark(lambda file: file.write(letters))
             except OSError as error:
                 self._set_alarm(str(error))
+                await self._purge_if_due()  # it may make the room that is missing
                 await trio.sleep(pause)
                 pause = min(pause * 2, _LONGEST_PAUSE)
             else:
                 self._set_alarm(None)
                 return salvaged
+
+    async def _purge_if_due(self) -> None:
+        """Delete a batch of what was settled long ago; due again at once if it was not all."""
+        now = trio.current_time()
+        if now < self._purge_at or self._closing:
+            return
+        before = time.time() - self._keep_settled
+        try:
+            purged = await self._mark(lambda file: file.purge(before))
+        except OSError as error:
+            self._purge_at = now + _PURGE_AGAIN
+            self._set_alarm(str(error))
+            return
+        self._purged += purged
+        if not purged:
+            self._purge_at = now + _PURGE_EVERY
+        if not self._queue:  # else the next write says how things are
+            self._set_alarm(None)
 
     async def _mark(self, work: Callable[[StoreFile], T]) -> T:
         if self._writer is None:
@@ -321,7 +367,7 @@ class MemoryStore(_Alarm):
         self._settled = trio.lowlevel.ParkingLot()
         self._running = False
         self._closing = trio.Event()
-        self._written = self._blocked = 0
+        self._written = self._purged = self._blocked = 0
 
     async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         for letter in list(self._in_state("replaying")):
@@ -398,6 +444,7 @@ class MemoryStore(_Alarm):
             written=self._written,
             salvaged=0,
             transactions=self._written,
+            purged=self._purged,
             alarm=self._alarm,
         )
 
@@ -425,6 +472,7 @@ class MemoryStore(_Alarm):
         for letter in self._in_state(None):
             if letter.status in ("replayed", "discarded"):
                 del self._letters[letter.id]
+                self._purged += 1
                 return True
         return False
 

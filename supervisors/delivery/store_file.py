@@ -3,17 +3,19 @@
 Used by the service (`SQLiteStore`, from its threads) and by the command line, which has
 no trio and may work on the file while the service has it open.
 
-Owns the schema, the states a letter may go through, and the transactions. A commit is
-on disk when it returns (WAL with synchronous=FULL). Not for network file systems: WAL
-needs memory shared between the processes.
+Owns the states a letter may go through, and the transactions; the schema is that of
+`store_schema.py`. A commit is on disk when it returns (WAL with synchronous=FULL). Not
+for network file systems: WAL needs memory shared between the processes.
 
-Every failure of the file itself is an `OSError` that names the path; a file that can
-never be used is a `DeclarationError`.
+Invariant: a letter that waits for somebody is never deleted. Every failure of the file
+itself is an `OSError` that names the path and says what to do; a file that can never be
+used is a `DeclarationError`.
 """
 
 import json
 import os
 import sqlite3
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,32 +23,19 @@ from typing import Any, Final, Self
 
 import attrs
 
-from ...actors.errors import DeclarationError
 from .record import DeadLetter, Status
+from .store_schema import check_path, make_private, prepare, what_to_do
 
 __all__ = ["StoreFile"]
 
-_PROGRAM: Final = 0x756E6473  # "unds": tells our files from any other SQLite file
-_SCHEMA_VERSION: Final = 1
-# Short columns first, so that a scan for states never reads a body's pages. `lost` counts
-# the replays in a row whose process ended meanwhile.
-_SCHEMA: Final = """
-CREATE TABLE dead_letter (
-    id TEXT PRIMARY KEY, status TEXT NOT NULL, at REAL NOT NULL, first_at REAL NOT NULL,
-    kind TEXT NOT NULL, attempts INTEGER NOT NULL, replays INTEGER NOT NULL,
-    lost INTEGER NOT NULL DEFAULT 0, incarnation INTEGER NOT NULL, pattern TEXT NOT NULL,
-    handler TEXT NOT NULL, actor TEXT NOT NULL, transport TEXT NOT NULL, source TEXT NOT NULL,
-    message_id TEXT NOT NULL, correlation_id TEXT, reason TEXT NOT NULL, error TEXT NOT NULL,
-    note TEXT NOT NULL, headers TEXT NOT NULL, traceback TEXT NOT NULL, body BLOB
-);
-CREATE INDEX dead_letter_by_status ON dead_letter (status, id);
-"""
 _FIELDS: Final = tuple(field.name for field in attrs.fields(DeadLetter))
 _SELECT: Final = f"SELECT {', '.join(_FIELDS)} FROM dead_letter"
 _INSERT: Final = (
-    f"INSERT INTO dead_letter ({', '.join(_FIELDS)}) VALUES ({', '.join('?' * len(_FIELDS))})"
-    " ON CONFLICT (id) DO NOTHING"
+    f"INSERT INTO dead_letter ({', '.join(_FIELDS)}, settled_at)"
+    f" VALUES ({', '.join('?' * len(_FIELDS))}, ?) ON CONFLICT (id) DO NOTHING"
 )
+_SETTLED: Final = ("replayed", "discarded")
+_PURGED_AT_ONCE: Final = 500
 _MOST_LOST_REPLAYS: Final = 3
 _LONGEST_SALVAGED_TEXT: Final = 65_536
 # What binding or inserting raises when the fault is in the values, not in the file.
@@ -81,13 +70,15 @@ class StoreFile:
     ) -> None:
         # Absolute, so that no name (":memory:") means anything else to SQLite.
         self.path = Path(path).absolute()
-        _look_at(self.path, create=create)
+        check_path(self.path, create=create)
         with self._named():
             self._db = sqlite3.connect(
                 self.path, timeout=lock_timeout, isolation_level=None, check_same_thread=False
             )
         try:
-            self._prepare(max_bytes)
+            with self._named():
+                prepare(self._db, self.path, max_bytes)
+            make_private(self.path)
         except BaseException:
             self._db.close()
             raise
@@ -117,7 +108,7 @@ class StoreFile:
         """The letter with this id, or None."""
         with self._named():
             row = self._db.execute(f"{_SELECT} WHERE id = ?", (id,)).fetchone()
-        return None if row is None else _letter(row)
+        return None if row is None else self._letter(row)
 
     def find(
         self, status: Status | None = None, *, limit: int = 100, after: str = ""
@@ -126,7 +117,7 @@ class StoreFile:
         wanted, values = ("", ()) if status is None else ("status = ? AND ", (status,))
         query = f"{_SELECT} WHERE {wanted}id > ? ORDER BY id LIMIT ?"
         with self._named():
-            return [_letter(row) for row in self._db.execute(query, (*values, after, limit))]
+            return [self._letter(row) for row in self._db.execute(query, (*values, after, limit))]
 
     def request_replay(self, ids: Iterable[str] | None) -> int:
         """Mark dead letters for replay, every one if `ids` is None; returns how many were.
@@ -141,8 +132,8 @@ class StoreFile:
 
         They stay readable until they are purged.
         """
-        change, condition = "status = 'discarded', note = ?", "status IN ('dead', 'replay-asked')"
-        return self._mark(change, condition, (note,), ids)
+        change = "status = 'discarded', note = ?, settled_at = ?"
+        return self._mark(change, "status IN ('dead', 'replay-asked')", (note, time.time()), ids)
 
     def take_replays(self, limit: int = 16) -> Sequence[DeadLetter]:
         """Take up to `limit` letters that were marked for replay, oldest first."""
@@ -155,12 +146,13 @@ class StoreFile:
                 ids = db.execute(query, (limit,)).fetchall()
                 change = "status = 'replaying', replays = replays + 1"
                 db.executemany(f"UPDATE dead_letter SET {change} WHERE id = ?", ids)
-                return [_letter(db.execute(f"{_SELECT} WHERE id = ?", id).fetchone()) for id in ids]
+                taken = (db.execute(f"{_SELECT} WHERE id = ?", id).fetchone() for id in ids)
+                return [self._letter(row) for row in taken]
 
     def finish_replay(self, id: str, *, replayed: bool, note: str) -> bool:
         """Record how a taken replay ended; False if the letter was not being replayed."""
-        change = "status = ?, note = ?, lost = 0"
-        values = ("replayed" if replayed else "dead", note)
+        change = "status = ?, note = ?, lost = 0, settled_at = ?"
+        values = ("replayed", note, time.time()) if replayed else ("dead", note, None)
         return self._mark(change, "status = 'replaying'", values, (id,)) == 1
 
     def recover(self) -> int:
@@ -180,69 +172,26 @@ class StoreFile:
             again = "UPDATE dead_letter SET status = 'replay-asked' WHERE status = 'replaying'"
             return db.execute(again).rowcount
 
-    def purge(self, before: float) -> int:
-        """Delete replayed and discarded letters older than `before` (unix seconds).
+    def purge(self, before: float, limit: int = _PURGED_AT_ONCE) -> int:
+        """Delete letters that were replayed or discarded before `before` (unix seconds).
 
-        Returns how many; the file does not shrink, its pages are used again.
+        At most `limit`, oldest first, so that nobody waits long for the file; returns how
+        many. The file does not shrink, its pages are used again.
         """
-        query = "DELETE FROM dead_letter WHERE status IN ('replayed', 'discarded') AND at < ?"
-        with self._named(), self._transaction() as db:
-            return db.execute(query, (before,)).rowcount
+        settled = "status IN ('replayed', 'discarded') AND settled_at < ?"
+        chosen = f"SELECT id FROM dead_letter WHERE {settled} ORDER BY settled_at LIMIT ?"
+        with self._named():
+            # Looked at first without a lock: mostly there is nothing.
+            if self._db.execute(chosen, (before, 1)).fetchone() is None:
+                return 0
+            with self._transaction() as db:
+                delete = f"DELETE FROM dead_letter WHERE id IN ({chosen})"
+                return db.execute(delete, (before, limit)).rowcount
 
     def close(self) -> None:
         """Close the connection; the last one to close folds the WAL into the file."""
         with self._named():
             self._db.close()
-
-    def _prepare(self, max_bytes: int | None) -> None:
-        with self._named():
-            try:
-                version = self._version()
-            except sqlite3.DatabaseError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
-                    raise
-                raise DeclarationError(self._foreign()) from error
-            # Asked before it is set: setting it anew needs the file for itself.
-            if self._value("journal_mode") != "wal" and self._value("journal_mode=WAL") != "wal":
-                raise DeclarationError(
-                    f"{self.path}: the file system does not support SQLite's WAL mode. "
-                    "Keep the dead letters on a local disk."
-                )
-            self._value("synchronous=FULL")
-            if version == 0:
-                self._create_schema()
-            if max_bytes is not None:
-                self._value(f"max_page_count={max(1, max_bytes // self._value('page_size'))}")
-        _make_private(self.path)
-
-    def _version(self) -> int:
-        """The schema's version, 0 for a new file; refuses files we cannot or must not use."""
-        version = int(self._value("user_version"))
-        program = self._value("application_id")
-        tables = self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if program != _PROGRAM and (program or version or tables):
-            raise DeclarationError(self._foreign())
-        if version > _SCHEMA_VERSION:
-            raise DeclarationError(
-                f"{self.path}: written by a newer understudy (schema {version}; this one knows "
-                f"schema {_SCHEMA_VERSION}). Upgrade understudy, or give another path."
-            )
-        return version
-
-    def _create_schema(self) -> None:
-        with self._transaction() as db:
-            if self._version() == 0:  # another process may have been faster
-                for statement in filter(str.strip, _SCHEMA.split(";")):
-                    db.execute(statement)
-                db.execute(f"PRAGMA application_id={_PROGRAM}")
-                db.execute(f"PRAGMA user_version={_SCHEMA_VERSION}")
-
-    def _foreign(self) -> str:
-        return f"{self.path}: not a dead-letter store. Give the path of one, or of a new file."
-
-    def _value(self, pragma: str) -> Any:
-        row = self._db.execute(f"PRAGMA {pragma}").fetchone()
-        return None if row is None else row[0]
 
     def _write_one_by_one(self, letters: Sequence[DeadLetter]) -> int:
         salvaged = 0
@@ -256,7 +205,7 @@ class StoreFile:
         return salvaged
 
     def _mark(
-        self, change: str, condition: str, values: tuple[str, ...], ids: Iterable[str] | None
+        self, change: str, condition: str, values: tuple[object, ...], ids: Iterable[str] | None
     ) -> int:
         update = f"UPDATE dead_letter SET {change} WHERE {condition}"
         with self._named(), self._transaction() as db:
@@ -279,50 +228,32 @@ class StoreFile:
 
     @contextmanager
     def _named(self) -> Iterator[None]:
-        """Turn SQLite's errors, which name no file, into one that does."""
+        """Turn SQLite's errors, which name no file, into one that does, with advice."""
         try:
             yield
-        except (sqlite3.Error, MemoryError) as error:
-            raise OSError(f"{self.path}: {error or 'out of memory'}") from error
+        except (sqlite3.Error, MemoryError, UnicodeDecodeError) as error:
+            # The last when SQLite quotes what it found in a damaged file.
+            text = f"{self.path}: {error or 'out of memory'}. {what_to_do(error)}"
+            raise OSError(text.rstrip()) from error
 
-
-def _look_at(path: Path, *, create: bool) -> None:
-    """Refuse a path that cannot be used; create a missing file, for its owner's eyes only.
-
-    An existing one must not be opened here: closing it would drop the locks of every
-    other connection this process has to it.
-    """
-    if not path.parent.is_dir():
-        raise DeclarationError(
-            f"{path}: the folder {path.parent} does not exist. Create it, or give another path."
-        )
-    if path.is_dir():
-        raise DeclarationError(f"{path}: this is a folder. Give the path of a file.")
-    if not create and not path.exists():
-        raise DeclarationError(f"{path}: there is no dead-letter store here. Check the path.")
-    if not path.exists():
-        # Left to SQLite, the umask would say who may read it; `-wal` and `-shm` follow it.
-        path.touch(mode=0o600)
-
-
-def _make_private(path: Path) -> None:
-    """Take everybody else's rights to a file that was copied or restored."""
-    for file in (path, Path(f"{path}-wal"), Path(f"{path}-shm")):
-        if file.exists() and file.stat().st_mode & 0o077:
-            file.chmod(0o600)
+    def _letter(self, row: tuple[Any, ...]) -> DeadLetter:
+        values = dict(zip(_FIELDS, row, strict=True))
+        try:
+            values["headers"] = dict(json.loads(values["headers"]))
+        except (TypeError, ValueError) as error:
+            raise OSError(
+                f"{self.path}: the headers of the letter {values['id']} are damaged ({error}). "
+                "Discard it, or save what can be read with: sqlite3 FILE .recover"
+            ) from error
+        return DeadLetter(**values)
 
 
 def _row(letter: DeadLetter) -> tuple[Any, ...]:
-    return tuple(
+    fields = (
         json.dumps(dict(letter.headers)) if name == "headers" else getattr(letter, name)
         for name in _FIELDS
     )
-
-
-def _letter(row: tuple[Any, ...]) -> DeadLetter:
-    values = dict(zip(_FIELDS, row, strict=True))
-    values["headers"] = json.loads(values["headers"])
-    return DeadLetter(**values)
+    return (*fields, letter.at if letter.status in _SETTLED else None)
 
 
 def _without_payload(letter: DeadLetter, error: Exception) -> DeadLetter:

@@ -11,8 +11,8 @@ from understudy.actors.errors import RpcError
 from understudy.actors.handlers import event_pattern, message_pattern
 from understudy.actors.incarnation import SupervisorGaveUp
 from understudy.actors.lifecycle import Crashed, Recovered, Restarting, Sick
+from understudy.actors.retry import RetryPolicy
 from understudy.actors.sickness import outside_delay
-from understudy.supervisors.delivery.policy import RetryPolicy
 from understudy.testing import Isolated, isolated
 
 MANY_TRIES = RetryPolicy(attempts=1000, delays=(0.0,))

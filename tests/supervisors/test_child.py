@@ -119,6 +119,26 @@ REFUSED: dict[str, tuple[Callable[[], object], str]] = {
         "max_restarts must not be negative and within must be positive, got -1 and 5.0",
     ),
     "no window": (lambda: Supervisor("s", within=0), "got 3 and 0"),
+    "no children at all": (
+        lambda: Supervisor("s", max_children=0),
+        "max_children must be positive and not less than the 0 children declared, got 0",
+    ),
+    "more children than allowed": (
+        lambda: Supervisor("s", [child(Orders), child(Orders, name="b")], max_children=1),
+        "not less than the 2 children declared, got 1",
+    ),
+    "a stop at once of those that depend on each other": (
+        lambda: Supervisor("s", strategy=rest_for_one, stop_together=True),
+        "so only with one_for_one, got rest_for_one",
+    ),
+    "unknown overflow": (
+        lambda: child(Orders, overflow="burst"),  # type: ignore[arg-type]
+        "overflow must be one of 'wait', 'reject', 'drop_oldest', 'drop_newest', got 'burst'",
+    ),
+    "negative passivate_after": (
+        lambda: child(Orders, passivate_after=-1),
+        "passivate_after must be at least 0, got -1",
+    ),
     "a class for a child": (
         lambda: Supervisor("s", [Orders]),  # type: ignore[list-item]
         r"is no child spec. Wrap actors with child\(...\)",
@@ -169,3 +189,10 @@ def test_a_spec_of_no_kind_cannot_be_built() -> None:
 def test_a_tree_compares_by_what_is_in_it() -> None:
     assert Supervisor("s", [child(Orders)]) == Supervisor("s", [child(Orders)])
     assert Supervisor("s", [child(Orders)]) != Supervisor("s", strategy=rest_for_one)
+
+
+def test_specs_with_the_same_options_share_one_record_of_them() -> None:
+    one, other = child(Orders, mailbox=7), child(Orders, name="b", mailbox=7)
+
+    assert one.options is other.options
+    assert child(Orders).keywords is child(Orders, name="b").keywords

@@ -9,11 +9,14 @@ import pytest
 from understudy.actors.errors import DeclarationError, StartFailed
 from understudy.actors.incarnation import SupervisorGaveUp
 from understudy.actors.lifecycle import (
+    Activated,
+    Blocked,
     Crashed,
     DeadLettered,
     Escalated,
     GaveUp,
     Notice,
+    Passivated,
     Recovered,
     Restarting,
     Sick,
@@ -91,6 +94,10 @@ def _restarting(**changes: Any) -> Restarting:
         (Stopped(**ORDERS, how="normal"), "INFO shop/orders has ended by itself"),
         (Stopped(**ORDERS, how="shutdown"), "INFO shop/orders has stopped"),
         (
+            Stopped(**ORDERS, how="ignored"),
+            "INFO shop/orders has nothing to do and does not run",
+        ),
+        (
             Stopped(**ORDERS, how="killed"),
             "WARNING shop/orders was cancelled before it had stopped",
         ),
@@ -110,6 +117,17 @@ def _restarting(**changes: Any) -> Restarting:
             "Its events are held back and tried one at a time; requests go on",
         ),
         (Recovered(**ORDERS, held=7), "INFO shop/orders is well again; 7 held events follow"),
+        (
+            Passivated(**ORDERS, after=900.0),
+            "DEBUG shop/orders had nothing to do for 900 s and rests; its next message wakes it",
+        ),
+        (Activated(**ORDERS), "DEBUG shop/orders has mail and works again"),
+        (
+            Blocked(**ORDERS, handler="Orders.place", seconds=1.5, at="shop.py:41 in place"),
+            "WARNING shop/orders: Orders.place blocked the event loop for at least 1.5 s, at "
+            "shop.py:41 in place. Nothing else ran meanwhile: give a plain def thread=True, "
+            "or await in it",
+        ),
         (
             DeadLettered(**ORDERS, id="01a1", pattern="orders.paid", reason="crashed", attempts=5),
             "WARNING shop/orders: orders.paid became dead letter 01a1 (crashed after 5 attempts)",

@@ -116,3 +116,117 @@ def test_a_refused_actor_leaves_no_handler_behind() -> None:
         registry.add(other)
 
     assert [target.cell.path for target in registry.events["day.ended"]] == ["shop/eu/orders"] * 2
+
+
+# -- wildcards --------------------------------------------------------------------
+
+
+class Audit(Actor):
+    @event_pattern("day.*")
+    def any_day(self) -> None: ...
+
+    @event_pattern("day.>")
+    def all_days(self) -> None: ...
+
+    @message_pattern("orders.*")
+    def orders(self) -> None: ...
+
+    @message_pattern("orders.>")
+    def any_order(self) -> None: ...
+
+
+def test_the_very_pattern_of_a_request_goes_before_any_wildcard() -> None:
+    registry = registry_of(Supervisor("eu", [child(Audit), child(Orders)]))
+
+    found = [registry.request(route) for route in ("orders.find", "orders.list", "orders.a.b")]
+    assert [target.handler.name if target else "" for target in found] == [
+        *("Orders.find", "Audit.orders", "Audit.any_order")
+    ]
+    assert registry.request("stock.find") is None
+
+
+def test_an_event_has_its_own_handlers_first_and_then_those_of_wildcards() -> None:
+    registry = registry_of(Supervisor("eu", [child(Audit), child(Orders)]))
+
+    names = [target.handler.name for target in registry.event("day.ended")]
+    assert names == ["Orders.close_day", "Orders.count_day", "Audit.any_day", "Audit.all_days"]
+    assert [target.handler.name for target in registry.event("day.a.b")] == ["Audit.all_days"]
+
+
+def test_a_wildcard_is_no_exact_pattern() -> None:
+    registry = registry_of(Supervisor("eu", [child(Audit)]))
+
+    assert (registry.requests, registry.events) == ({}, {})
+
+
+def test_two_handlers_for_one_request_wildcard_are_refused() -> None:
+    with pytest.raises(DeclarationError, match=r"'orders\.\*' has two handlers: Audit.orders in"):
+        registry_of(Supervisor("eu", [child(Audit, name="a"), child(Audit, name="b")]))
+
+
+def test_wildcards_leave_with_their_actor() -> None:
+    registry = registry_of(Supervisor("eu", [child(Audit)]))
+    cell, before = registry.find(Audit), registry.version
+
+    registry.remove(cell)
+
+    assert (registry.request("orders.list"), registry.event("day.ended")) == (None, [])
+    assert registry.version > before
+    registry.add(cell)
+    assert registry.request("orders.list") is not None
+
+
+# -- many -------------------------------------------------------------------------
+
+
+class Plain(Actor):
+    """Handles no pattern."""
+
+
+def test_an_actor_without_patterns_does_not_change_the_version() -> None:
+    registry = registry_of(Supervisor("eu", [child(Stock)]))
+    before = registry.version
+    plain = registry_of(Supervisor("us", [child(Plain)])).find(Plain)
+
+    registry.add(plain)
+    registry.remove(plain)
+
+    assert registry.version == before
+
+
+def test_those_that_share_a_name_are_found_again_when_one_is_left() -> None:
+    registry = registry_of(Supervisor("eu", [child(Plain)]), Supervisor("us", [child(Plain)]))
+
+    registry.remove(registry.find("shop/eu/plain"))
+
+    assert registry.find("plain").path == "shop/us/plain"
+    assert registry.find(Plain).path == "shop/us/plain"
+
+
+def test_an_error_lists_a_few_of_very_many() -> None:
+    registry = registry_of(Supervisor("eu", [child(Plain, name=f"p{n}") for n in range(50)]))
+
+    with pytest.raises(LookupError, match=r"shop/eu/p19 and 30 more\.$"):
+        registry.find("nobody")
+
+
+def test_a_private_actor_is_found_but_handles_no_patterns() -> None:
+    registry = registry_of(Supervisor("eu", [child(Plain)]))
+    cell = registry_of(Supervisor("us", [child(Orders)])).find(Orders)
+
+    registry.add(cell, "private")
+
+    assert registry.find(Orders) is cell
+    assert (registry.request("orders.find"), registry.event("day.ended")) == (None, [])
+
+
+def test_a_member_is_found_by_its_whole_path_only() -> None:
+    registry = registry_of(Supervisor("eu", [child(Plain)]))
+    cell = registry_of(Supervisor("us", [child(Orders)])).find(Orders)
+
+    registry.add(cell, "member")
+
+    assert registry.find("shop/us/orders") is cell
+    for wanted in (Orders, "orders"):
+        with pytest.raises(LookupError):
+            registry.find(wanted)

@@ -51,6 +51,10 @@ class Till(Actor[str]):
                 raise KeyboardInterrupt
             case "block":
                 time.sleep(60)
+            case "nap":
+                time.sleep(0.5)
+                await trio.sleep(0.1)
+                raise SystemExit(3)
             case "shield":
                 with trio.CancelScope(shield=True):
                     await trio.sleep(60)
@@ -124,14 +128,26 @@ def test_a_signal_drains_and_the_exit_code_is_0(start: Start, number: signal.Sig
 def test_a_root_that_gives_up_gives_70_and_the_chain_of_causes(start: Start) -> None:
     code, log = start('run(tree("crash"), logs="text")').ended()
 
+    line = 1 + _SERVICE.splitlines().index('                raise ValueError("boom")')
     assert code == 70
     assert log.endswith(
         "CRITICAL shop has failed (exit code 70), because\n"
-        "    shop gave up: restarting shop/tills would have been more than 0 restarts in 5 s\n"
-        "    shop/tills gave up: restarting shop/tills/till would have been "
-        "more than 1 restarts in 5 s\n"
-        "    ValueError: boom\n"
+        "    shop (incarnation 1) gave up: restarting shop/tills would have been more than "
+        "0 restarts within 5 s\n"
+        "    shop/tills (incarnation 1) gave up: restarting shop/tills/till would have been "
+        "more than 1 restarts within 5 s; escalated to shop\n"
+        "    shop/tills/till (incarnation 2) crashed on 'str': ValueError: boom "
+        f"(shop.py:{line} in receive)\n"
     )
+
+
+def test_a_handler_that_blocks_the_loop_is_named_in_the_log(start: Start) -> None:
+    code, log = start('run(tree("nap"), blocked_after=0.05, logs="text")').ended()
+
+    line = 1 + _SERVICE.splitlines().index("                time.sleep(0.5)")
+    assert code == 3
+    assert "WARNING shop/tills/till: Till.receive blocked the event loop for at least" in log
+    assert f"shop.py:{line} in receive. Nothing else ran meanwhile: give a plain def" in log
 
 
 def test_a_drain_over_its_deadline_is_cancelled_and_gives_75(start: Start) -> None:
@@ -194,6 +210,7 @@ def test_a_handler_may_end_the_process_with_its_own_code(
     [
         ("run([])", "run() takes a Supervisor, got list"),
         ('run(tree("nothing"), drain=-1)', "drain=-1: zero or more seconds expected"),
+        ('run(tree("nothing"), blocked_after=0)', "blocked_after=0: seconds expected, or None"),
         ('run(tree("nothing"), logs="xml")', "log format 'xml': 'auto', 'text' or 'json' expected"),
         (
             'run(tree("nothing"), dead_letters="no/such/folder/letters.sqlite")',
@@ -208,7 +225,15 @@ def test_a_handler_may_end_the_process_with_its_own_code(
             "shop/tills/till (incarnation 1) could not be started: a till needs a drawer",
         ),
     ],
-    ids=["type", "drain", "log format", "folder", "missing need", "found at the start"],
+    ids=[
+        "type",
+        "drain",
+        "blocked after",
+        "log format",
+        "folder",
+        "missing need",
+        "found at the start",
+    ],
 )
 def test_a_wrong_declaration_gives_78_and_one_sentence(
     start: Start, tmp_path: Path, body: str, reason: str

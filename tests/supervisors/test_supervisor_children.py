@@ -48,7 +48,8 @@ async def test_a_stopped_child_is_gone_and_its_name_is_free(
         assert [line.path for line in system.tree()] == ["top", "top/a"]
 
         started = await system.start_child(stage.puppet("b"))
-        assert (started.path, started.state) == ("top/b", "running")
+        assert started is stage
+        assert [(line.path, line.state) for line in system.tree()][2:] == [("top/b", "running")]
 
 
 async def test_a_child_that_ended_makes_way_for_a_new_one_of_its_name(

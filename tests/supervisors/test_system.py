@@ -208,7 +208,7 @@ async def test_references_reach_a_rebuilt_subtree_that_had_other_children_meanwh
         worker = system.ref("a")
         worker.tell(Crash())  # temporary: it leaves the tree
         started = await system.start_child(extra, under="top/inner")
-        started.runnable.ref.tell(Crash())  # type: ignore[attr-defined]
+        started.tell(Crash())
         await settled()
 
         assert await worker.ask(Life()) == 2

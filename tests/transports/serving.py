@@ -8,8 +8,8 @@ import attrs
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from understudy.actors.retry import RetryPolicy
 from understudy.supervisors.child import ChildSpec, Supervisor
-from understudy.supervisors.delivery.policy import RetryPolicy
 from understudy.supervisors.delivery.record import DeadLetter
 from understudy.supervisors.system import System, running
 from understudy.transports.bridge import serve

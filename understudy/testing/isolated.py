@@ -22,9 +22,9 @@ from ..actors.lifecycle import Bus, Crashed, Started
 from ..actors.pattern import Pattern, route_of
 from ..actors.payload import Payload
 from ..actors.ref import Ref
+from ..actors.retry import DEFAULT_POLICY, RetryPolicy
 from ..supervisors.child import ActorSpec, Supervisor, Wiring, child
 from ..supervisors.delivery.intake import Inbound
-from ..supervisors.delivery.policy import DEFAULT_POLICY, RetryPolicy
 from ..supervisors.delivery.record import DeadLetter
 from ..supervisors.system import System, running
 from .lifecycle import Lifecycle
@@ -57,7 +57,7 @@ class Isolated(Ref[A_co]):
     @property
     def incarnation(self) -> int:
         """The life it is in, 1 for the first; between two lives, the one that ended."""
-        return self.system.root.children[0].number
+        return next(iter(self.system.root.children.values())).number
 
     async def dead_letters(self) -> list[DeadLetter]:
         """All dead letters so far, oldest first, once they are durable."""
@@ -182,7 +182,7 @@ async def isolated(
 
 
 @attrs.frozen(kw_only=True)
-class _WatchedSpec(ActorSpec):
+class _WatchedSpec(ActorSpec[Any]):
     """An actor's spec that lets a lifecycle listen before the actor starts."""
 
     lifecycle: Lifecycle
@@ -193,7 +193,7 @@ class _WatchedSpec(ActorSpec):
         return super().build(wiring)
 
 
-def _watched(spec: ActorSpec, lifecycle: Lifecycle) -> _WatchedSpec:
+def _watched(spec: ActorSpec[Any], lifecycle: Lifecycle) -> _WatchedSpec:
     same = {field.name: getattr(spec, field.name) for field in attrs.fields(ActorSpec)}
     return _WatchedSpec(**same, lifecycle=lifecycle)
 

@@ -11,14 +11,15 @@ from trio.testing import MockClock
 from trio.testing import wait_all_tasks_blocked as settled
 
 from understudy.actors.actor import Actor
+from understudy.actors.cell import Cell
 from understudy.actors.context import MessageContext
 from understudy.actors.errors import Retry, RpcError
 from understudy.actors.handlers import event_pattern, message_pattern
-from understudy.actors.lifecycle import Crashed, Notice
+from understudy.actors.lifecycle import Crashed, Notice, Undelivered
+from understudy.actors.retry import RetryPolicy
 from understudy.supervisors.child import Supervisor, child
 from understudy.supervisors.delivery.intake import Inbound
 from understudy.supervisors.delivery.office import BACKLOG
-from understudy.supervisors.delivery.policy import RetryPolicy
 from understudy.supervisors.delivery.record import DeadLetter
 from understudy.supervisors.delivery.store import MemoryStore
 from understudy.supervisors.strategy import one_for_all
@@ -347,13 +348,27 @@ async def test_events_that_wait_leave_room_for_others_and_are_dead_letters_beyon
         script.always = None
 
 
+async def test_an_event_that_waits_for_its_retry_holds_up_no_other(
+    script: Script, clock: MockClock
+) -> None:
+    script.then, first, second = [Retry(after=30)], Recorder(), Recorder()
+
+    async with shop(script) as system:
+        await system.intake.event(event(message_id="first"), first)
+        await system.intake.event(event(message_id="second"), second)
+        await trio.sleep(60)
+
+    assert script.ids == ["first", "second", "first"]
+    assert (first.calls, second.calls) == ([("acknowledged", 30)], [("acknowledged", 0)])
+
+
 # -- several handlers ---------------------------------------------------------------------
 
 
 @asynccontextmanager
 async def shop_and_audit(script: Script, audit: Script) -> AsyncIterator[System]:
-    children = [child(Shop, script), child(Audit, audit)]
-    async with running(Supervisor("top", children), events=RetryPolicy(jitter=0)) as system:
+    top = Supervisor("top", [child(Shop, script), child(Audit, audit)])
+    async with running(top, events=RetryPolicy(jitter=0)) as system:
         yield system
 
 
@@ -370,6 +385,21 @@ async def test_attempts_are_counted_for_each_handler(script: Script, clock: Mock
     assert letter.handler == "Audit.on_shared"
 
 
+async def test_the_dead_letter_of_one_handler_leaves_the_others_run_alone(
+    script: Script, clock: MockClock
+) -> None:
+    audit, settlement = Script(), Recorder()
+    script.then, audit.then = [Retry(after=5)], [RpcError("no")]
+
+    async with shop_and_audit(script, audit) as system:
+        await system.intake.event(event("shared"), settlement)
+        await trio.sleep(60)
+        (letter,) = await letters(system)
+
+    assert (len(script.times), len(audit.times), letter.handler) == (2, 1, "Audit.on_shared")
+    assert settlement.calls == [("acknowledged", 5)]
+
+
 async def test_a_message_is_acknowledged_once_when_all_its_handlers_are_done(
     script: Script, clock: MockClock
 ) -> None:
@@ -381,6 +411,36 @@ async def test_a_message_is_acknowledged_once_when_all_its_handlers_are_done(
         await trio.sleep(60)
 
     assert settlement.calls == [("acknowledged", 5)]
+
+
+# -- wildcards ----------------------------------------------------------------------------
+
+
+class Watcher(Actor[None]):
+    """Handles every event under `orders.`; may refuse."""
+
+    def __init__(self, script: Script) -> None:
+        self.script = script
+
+    @event_pattern("orders.*")
+    async def on_any(self, data: Any, context: MessageContext) -> None:
+        self.script.seen.append(context.pattern)
+        then = self.script.next() if self.script.then else None
+        if isinstance(then, Exception):
+            raise then
+
+
+async def test_a_dead_letter_of_a_wildcard_keeps_the_pattern_that_came_and_replays_to_it(
+    script: Script, clock: MockClock
+) -> None:
+    script.then = [RpcError("no")]
+
+    async with running(Supervisor("top", [child(Watcher, script)])) as system:
+        letter = await dead_letter(system, event("orders.created", b"7"))
+        after = await replayed(system, letter)
+
+    assert (letter.pattern, letter.handler) == ("orders.created", "Watcher.on_any")
+    assert (script.seen, after.status) == (["orders.created"] * 2, "replayed")
 
 
 # -- durable first ------------------------------------------------------------------------
@@ -500,7 +560,9 @@ async def test_an_event_for_an_actor_that_has_ended_is_given_back(
     settlement = Recorder()
 
     async with shop(script) as system:
-        system.registry.find(Shop).close("for good")
+        cell = system.registry.find(Shop)
+        assert isinstance(cell, Cell)
+        cell.close("for good")
         await system.intake.event(event(), settlement)
 
     assert settlement.names == ["given back"]
@@ -510,9 +572,11 @@ async def test_an_event_in_hand_when_its_group_is_killed_waits_for_the_next_life
     script: Script, clock: MockClock
 ) -> None:
     script.then, settlement = [1000.0], Recorder()
-    children = [child(Audit, script), child(Shop, script, shutdown=1)]
+    top = Supervisor(
+        "top", [child(Audit, script), child(Shop, script, shutdown=1)], strategy=one_for_all
+    )
 
-    async with running(Supervisor("top", children, strategy=one_for_all)) as system:
+    async with running(top) as system:
         await system.intake.event(event(), settlement)
         await settled()
         system.ref(Audit).tell(OSError())
@@ -531,7 +595,9 @@ async def test_a_sick_actor_holds_no_more_events_than_its_mailbox(
         for number in range(8):
             await system.intake.event(event(message_id=f"m-{number}"), settlement)
             await settled()
-        assert len(system.registry.find(Shop).sickness.held) <= 2
+        cell = system.registry.find(Shop)
+        assert isinstance(cell, Cell)
+        assert len(cell.sickness.held) <= 2
         script.always = None
         await trio.sleep(200)
 
@@ -605,6 +671,31 @@ async def test_a_replay_with_several_handlers_runs_the_one_that_failed(
         after = await replayed(system, letter)
 
     assert (len(script.times), len(audit.times), after.status) == (1, 2, "replayed")
+
+
+async def test_a_told_message_that_cannot_be_written_is_kept_without_its_payload(
+    script: Script, clock: MockClock
+) -> None:
+    async with shop_and_audit(script, Script()) as system:
+        system.ref(Audit).tell(OSError("a bug"))
+        await settled()
+        (letter,) = await letters(system)
+        assert await system.office.replay(letter.id) == 0
+
+    assert (letter.kind, letter.pattern, letter.body) == ("tell", "OSError", None)
+    assert (letter.reason, letter.attempts, letter.error) == ("crashed", 1, "OSError: a bug")
+
+
+async def test_a_message_for_an_actor_that_is_gone_is_told_and_is_no_letter(
+    script: Script, clock: MockClock
+) -> None:
+    async with shop(script) as system:
+        seen, shop_ref = watched(system), system.ref(Shop)
+        await system.stop_child("top/shop")
+        shop_ref.tell(Order(7))
+        assert await letters(system) == []
+
+    assert [notice.message for notice in seen if isinstance(notice, Undelivered)] == ["Order"]
 
 
 async def test_a_told_message_is_replayed_typed_through_receive(

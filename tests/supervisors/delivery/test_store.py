@@ -1,17 +1,20 @@
 """The dead-letter stores: one contract for both, then what the disk adds."""
 
+import math
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from understudy.actors.errors import DeclarationError
 from understudy.supervisors.delivery.record import DeadLetter
 from understudy.supervisors.delivery.store import (
     DeadLetterStore,
@@ -385,7 +388,7 @@ async def test_a_full_disk_raises_the_alarm_once(
     full: SQLiteStore, alarms: list[str | None]
 ) -> None:
     assert full.alarm is not None
-    assert full.alarm.endswith("letters.db: database or disk is full")
+    assert "letters.db: database or disk is full. Make room on the disk" in full.alarm
     assert alarms == [full.alarm]
 
 
@@ -414,6 +417,31 @@ async def test_no_letter_is_lost_by_a_full_disk(
     assert full.alarm is None
 
 
+async def test_a_file_that_another_process_holds_is_an_alarm_until_it_lets_go(
+    path: Path, nursery: trio.Nursery, letter: Make, alarms: list[str | None]
+) -> None:
+    raised, durable = trio.Event(), list[str]()
+    store = SQLiteStore(path, lock_timeout=0.01)
+
+    def note(alarm: str | None) -> None:
+        alarms.append(alarm)
+        raised.set()
+
+    store.on_alarm = note
+    await nursery.start(store.run)
+    await store.flush()
+
+    with StoreFile(path) as other, other._transaction():
+        await store.put(letter(), then=lambda: durable.append("durable"))
+        await raised.wait()
+        assert durable == []
+    await store.flush()
+
+    assert alarms[0] is not None
+    assert "database is locked. Another process is writing to it" in alarms[0]
+    assert (alarms[1:], durable) == ([None], ["durable"])
+
+
 async def test_statistics_tell_what_waits_and_who(
     full: SQLiteStore, letter: Make, nursery: trio.Nursery
 ) -> None:
@@ -427,6 +455,7 @@ async def test_statistics_tell_what_waits_and_who(
         written=0,
         salvaged=0,
         transactions=0,
+        purged=0,
         alarm=full.alarm,
     )
 
@@ -457,6 +486,91 @@ async def test_a_cancelled_store_confirms_nothing_and_says_that_it_has_ended(
         await store.flush()
 
     assert (durable, store.statistics().waiting) == ([], 1)
+
+
+# -- forgetting ------------------------------------------------------------------------
+
+
+async def purged(store: SQLiteStore, nursery: trio.Nursery) -> list[str]:
+    """The ids that are left after a start."""
+    await nursery.start(store.run)
+    await store.flush()
+    await wait_all_tasks_blocked(0.05)
+    return [record.id for record in await store.find(limit=10_000)]
+
+
+async def test_settled_letters_are_deleted_after_their_time_and_no_others(
+    path: Path, nursery: trio.Nursery, letter: Make
+) -> None:
+    month = time.time() - 31 * 86_400
+    states = ["dead", "replay-asked", "replaying", "replayed", "discarded"]
+    with StoreFile(path, create=True) as file:
+        file.write([letter(id=f"old {state}", status=state, at=month) for state in states])
+        file.write([letter(id=f"{state}", status=state, at=time.time()) for state in states])
+
+    left = await purged(SQLiteStore(path), nursery)
+
+    assert {f"old {state}" for state in states} - set(left) == {"old replayed", "old discarded"}
+    assert set(states) <= set(left)
+
+
+async def test_more_than_a_batch_is_deleted_in_several(
+    path: Path, nursery: trio.Nursery, letter: Make
+) -> None:
+    with StoreFile(path, create=True) as file:
+        file.write([letter(status="replayed") for _ in range(1200)])
+    store = SQLiteStore(path, keep_settled=0)
+
+    async with trio.open_nursery() as readers:
+        await readers.start(store.run)
+        while store.statistics().purged < 1200:
+            await trio.lowlevel.checkpoint()
+        assert await store.find() == []
+        await store.close()
+
+
+async def test_letters_can_be_kept_for_ever(
+    path: Path, nursery: trio.Nursery, letter: Make
+) -> None:
+    with StoreFile(path, create=True) as file:
+        file.write([letter(id="a", status="replayed", at=0.0)])
+
+    assert await purged(SQLiteStore(path, keep_settled=math.inf), nursery) == ["a"]
+
+
+def test_a_time_to_keep_that_can_never_be_is_refused(path: Path) -> None:
+    with pytest.raises(DeclarationError, match="keep_settled=-1: 0 seconds or more expected"):
+        SQLiteStore(path, keep_settled=-1)
+
+
+class Failing(SQLiteStore):
+    """Cannot delete while `broken`."""
+
+    broken = True
+
+    async def _mark(self, work: Callable[[StoreFile], Any]) -> Any:
+        if self.broken and work.__name__ == "<lambda>":
+            raise OSError("letters.db: disk I/O error")
+        return await super()._mark(work)
+
+
+async def test_a_purge_that_fails_is_said_and_letters_are_written_all_the_same(
+    path: Path, nursery: trio.Nursery, letter: Make, alarms: list[str | None]
+) -> None:
+    store = Failing(path, on_alarm=alarms.append)
+    purge = store._purge_if_due
+    store.broken = False
+    await nursery.start(store.run)
+    await store.flush()
+    store.broken, store._purge_at = True, -math.inf
+
+    await purge()
+    assert alarms == ["letters.db: disk I/O error"]
+
+    store.broken = False
+    await store.put(letter(id="a"))
+    await store.flush()
+    assert (alarms[1:], [record.id for record in await store.find()]) == ([None], ["a"])
 
 
 async def test_a_store_that_cannot_open_fails_its_start(tmp_path: Path) -> None:

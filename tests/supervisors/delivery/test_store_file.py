@@ -1,16 +1,25 @@
 """The file of the dead-letter store, as the command line uses it."""
 
+import errno
+import math
 import os
 import sqlite3
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeAlias
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from understudy.actors.errors import DeclarationError
 from understudy.supervisors.delivery.record import DeadLetter
 from understudy.supervisors.delivery.store_file import StoreFile
+from understudy.supervisors.delivery.store_schema import value
+
+from .letter_writer import letter_of
 
 Make: TypeAlias = Callable[..., DeadLetter]
 
@@ -107,9 +116,9 @@ def test_a_folder_in_place_of_the_file_is_said_and_left_alone(tmp_path: Path) ->
 
 def test_a_file_of_a_newer_version_is_refused(path: Path) -> None:
     StoreFile(path, create=True).close()
-    run_sql(path, "PRAGMA user_version=2")
+    run_sql(path, "PRAGMA user_version=99")
 
-    with pytest.raises(DeclarationError, match=r"newer understudy \(schema 2; this one knows s"):
+    with pytest.raises(DeclarationError, match=r"newer understudy \(schema 99; this one knows s"):
         StoreFile(path)
 
 
@@ -140,7 +149,7 @@ def test_a_name_that_means_memory_to_sqlite_is_a_file_to_us(
 
 
 def test_a_commit_is_flushed_to_the_disk(file: StoreFile) -> None:
-    assert (file._value("journal_mode"), file._value("synchronous")) == ("wal", 2)
+    assert (value(file._db, "journal_mode"), value(file._db, "synchronous")) == ("wal", 2)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +188,7 @@ def test_a_failing_write_names_the_file_and_leaves_no_half_of_it(path: Path, let
 
 def test_a_lock_held_by_another_process_is_named(file: StoreFile, path: Path, letter: Make) -> None:
     with StoreFile(path, lock_timeout=0.01) as other, file._transaction():
-        with pytest.raises(OSError, match=r"letters\.db: database is locked"):
+        with pytest.raises(OSError, match=r"letters\.db: database is locked\. Another process is"):
             other.write([letter()])
 
 
@@ -219,15 +228,134 @@ def test_a_person_may_ask_for_such_a_letter_again(file: StoreFile, letter: Make)
     assert file.recover() == 1
 
 
+# -- forgetting -------------------------------------------------------------------------
+
+STATES = ["dead", "replay-asked", "replaying", "replayed", "discarded"]
+
+
 def test_purging_deletes_only_old_letters_that_are_settled(file: StoreFile, letter: Make) -> None:
-    states = ["dead", "replay-asked", "replaying", "replayed", "discarded"]
-    file.write([letter(id=f"old {status}", status=status, at=10.0) for status in states])
+    file.write([letter(id=f"old {status}", status=status, at=10.0) for status in STATES])
     file.write([letter(id="new replayed", status="replayed", at=20.0)])
 
     assert file.purge(before=20.0) == 2
 
     left = {record.id for record in file.find()}
     assert left == {"old dead", "old replay-asked", "old replaying", "new replayed"}
+
+
+@pytest.mark.parametrize("end", ["replayed", "discarded"])
+def test_a_letter_is_kept_for_its_time_after_it_was_settled_however_old_it_is(
+    file: StoreFile, letter: Make, end: str
+) -> None:
+    file.write([letter(id="old", at=10.0)])
+    before = time.time()
+    if end == "replayed":
+        file.request_replay(["old"])
+        file.take_replays()
+        file.finish_replay("old", replayed=True, note="")
+    else:
+        file.discard(["old"])
+
+    assert file.purge(before) == 0
+    assert file.purge(time.time() + 1) == 1
+
+
+def test_a_replay_that_failed_waits_for_somebody_again(file: StoreFile, letter: Make) -> None:
+    file.write([letter(id="old", at=10.0, status="replaying")])
+    file.finish_replay("old", replayed=False, note="")
+
+    assert file.purge(before=math.inf) == 0
+
+
+def test_purging_takes_the_oldest_first_and_no_more_than_it_is_told(
+    file: StoreFile, letter: Make
+) -> None:
+    file.write([letter(id=f"at {at}", status="replayed", at=float(at)) for at in (3, 1, 2)])
+
+    assert file.purge(before=math.inf, limit=2) == 2
+
+    assert [record.id for record in file.find()] == ["at 3"]
+
+
+# -- other versions, broken files -------------------------------------------------------
+
+
+def test_a_file_of_the_first_version_is_brought_up_and_keeps_its_letters(
+    path: Path, letter: Make
+) -> None:
+    letters = [letter(id=status, status=status, at=10.0) for status in STATES]
+    with StoreFile(path, create=True) as file:
+        file.write(letters)
+    run_sql(path, "DROP INDEX dead_letter_settled")
+    run_sql(path, "ALTER TABLE dead_letter DROP COLUMN settled_at")
+    run_sql(path, "PRAGMA user_version=1")
+
+    with StoreFile(path) as file:
+        assert sorted(file.find(), key=lambda one: STATES.index(one.status)) == letters
+        # When they were settled nobody knows: their time begins now.
+        assert file.purge(before=time.time() - 3600) == 0
+        assert file.purge(before=math.inf) == 2
+
+
+def test_a_file_that_cannot_be_created_is_said_with_what_to_do(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "touch", refuse)
+
+    with pytest.raises(OSError, match=r"letters\.db: cannot be created: Permission denied\. Give"):
+        StoreFile(path, create=True)
+
+
+def test_a_damaged_letter_is_named_and_can_be_discarded(file: StoreFile, letter: Make) -> None:
+    file.write([letter(id="broken"), letter(id="whole")])
+    file._db.execute("UPDATE dead_letter SET headers = '{' WHERE id = 'broken'")
+
+    with pytest.raises(OSError, match=r"the headers of the letter broken are damaged .*Discard it"):
+        file.get("broken")
+
+    assert file.discard(["broken"]) == 1
+    assert file.find("dead") == [file.get("whole")]
+
+
+@given(st.data())
+def test_of_a_file_full_of_garbage_every_error_names_the_file(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "letters.db"
+        with StoreFile(path, create=True) as file:
+            file.write([letter_of(f"{number:04}") for number in range(8)])
+        garbage = bytearray(path.read_bytes())
+        for _ in range(data.draw(st.integers(1, 5))):
+            at = data.draw(st.integers(0, len(garbage) - 1))
+            piece = data.draw(st.binary(min_size=1, max_size=300))
+            garbage[at : at + len(piece)] = piece
+        path.write_bytes(garbage)
+
+        error = failure_of(path)
+
+        assert error is None or str(path) in str(error)
+
+
+def failure_of(path: Path) -> Exception | None:
+    try:
+        use(path)
+    except (OSError, DeclarationError) as error:
+        return error
+    return None
+
+
+def use(path: Path) -> None:
+    with StoreFile(path) as file:
+        file.recover()
+        file.find()
+        file.request_replay(None)
+        for taken in file.take_replays():
+            file.finish_replay(taken.id, replayed=True, note="")
+        file.discard(["0001"])
+        file.purge(before=math.inf)
+        file.write([letter_of("one more")])
 
 
 def test_a_store_made_under_a_loose_umask_is_private(path: Path) -> None:
