@@ -244,8 +244,8 @@ class MemoryBridge:
 
     def _target(self, route: str) -> Target | None:
         # As in NestJS, a request to an event's pattern runs its (first) handler.
-        events = self._registry.events.get(route)
-        return self._registry.requests.get(route) or (events[0] if events else None)
+        found = self._registry.request(route)
+        return found or next(iter(self._registry.event(route)), None)
 
 
 class MemoryClient(Client):

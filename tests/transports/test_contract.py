@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from understudy.actors.actor import Actor, Request
+from understudy.actors.context import MessageContext
 from understudy.actors.errors import (
     AskTimeout,
     ConnectionLost,
@@ -19,6 +20,7 @@ from understudy.actors.errors import (
     RequestTimeout,
     RpcError,
 )
+from understudy.actors.handlers import event_pattern, message_pattern
 from understudy.supervisors.child import Supervisor, child
 from understudy.supervisors.system import running
 from understudy.transports.bridge import serve
@@ -356,6 +358,38 @@ async def test_a_handler_knows_where_a_request_came_from(shop: Service) -> None:
     assert (first["attempt"], first["redelivered"]) == (1, False)
     assert first["correlation_id"] in first["message_id"]
     assert first["message_id"] != second["message_id"]
+
+
+class Audit(Actor):
+    """Takes what nobody else takes, and sees every sale."""
+
+    def __init__(self, seen: list[Any]) -> None:
+        self.seen = seen
+
+    @message_pattern("audit.*")
+    def ask(self, data: Any, context: MessageContext) -> Any:
+        return [context.pattern, data]
+
+    @message_pattern("audit.exact")
+    def exact(self, data: Any) -> str:
+        return "exact"
+
+    @event_pattern("sale/#")
+    def sale(self, data: Any, context: MessageContext) -> None:
+        self.seen.append((context.pattern, data))
+
+
+async def test_wildcard_patterns_take_what_no_exact_pattern_takes(url: str) -> None:
+    seen: list[Any] = []
+    async with serving(url, child(Audit, seen)) as service, service.client() as client:
+        assert await client.send("audit.one", 1) == ["audit.one", 1]
+        assert await client.send("audit.exact", 1) == "exact"
+        with pytest.raises(RpcError, match=re.escape(NOBODY)):
+            await client.send("audit.one.more", 1)
+        await client.emit("sale/eu/7", 7)
+        await until(lambda: seen)
+
+    assert seen == [("sale/eu/7", 7)]
 
 
 # -- the client's side --------------------------------------------------------

@@ -350,11 +350,11 @@ class TcpBridge:
         name = dialect.route(pattern)
         if name is None:
             return None
-        target = self._registry.requests.get(name)
+        target = self._registry.request(name)
         if target is None:
             # As in NestJS, a request to an event's pattern runs its (first) handler.
-            targets = self._registry.events.get(name)
-            if targets is None:
+            targets = self._registry.event(name)
+            if not targets:
                 return None
             target = targets[0]
         handler = target.handler
