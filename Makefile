@@ -27,9 +27,11 @@ check: lint test
 bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks
 
-# The long campaigns: more examples for every property, the slow cases, many rounds.
+# The long campaigns: more examples for every property, the slow cases, many rounds, and
+# 2,000 random trees beside Erlang/OTP (erlang-base).
 prove: $(VENV)/.test
 	HYPOTHESIS_PROFILE=prove $(RUN)/pytest -q -rs --timeout=1800
+	$(RUN)/python -m tests.erlang.campaign --scenarios 2000
 
 # Build the wheel, install it into a clean environment, and use it there.
 wheel: $(VENV)/.dev
