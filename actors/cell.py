@@ -462,13 +462,19 @@ class Cell:
 
     def resume(self) -> None:
         self.suspended = False
-        self.mailbox.wake()
+        self._wake_lanes()
 
     def trace(self, tracer: Tracer | None) -> None:
         """Tell `tracer` of every message from now on; None ends that."""
         self.tracer = tracer
         if self._life is not None:
             self._life.interrupt = True
+            self._wake_lanes()
+
+    def _wake_lanes(self) -> None:
+        """Let the lanes look what is the matter; who sleeps will look when there is mail."""
+        if self.mailbox.sleeper is None:
+            self.mailbox.wake()
 
     def _tell_watchers(self) -> None:
         watchers, self._watchers = self._watchers, None

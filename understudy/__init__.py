@@ -48,7 +48,9 @@ if TYPE_CHECKING:
     from .supervisors.pool import pool
     from .supervisors.resource import resource
     from .supervisors.run import run
+    from .supervisors.story import Story
     from .supervisors.strategy import Backoff, one_for_all, one_for_one, rest_for_one
+    from .supervisors.supervisor import ChildEscalated
     from .supervisors.system import System, running
     from .transports.bridge import serve
     from .transports.client import Client, connect
@@ -61,6 +63,7 @@ __all__ = [
     "AskCycle",
     "AskTimeout",
     "Backoff",
+    "ChildEscalated",
     "Client",
     "ConnectionLost",
     "DeathPact",
@@ -84,6 +87,7 @@ __all__ = [
     "SQLiteStore",
     "StartFailed",
     "StartTimedOut",
+    "Story",
     "Supervisor",
     "SupervisorGaveUp",
     "System",
@@ -125,7 +129,9 @@ _HOMES = {
     ".supervisors.pool": "pool",
     ".supervisors.resource": "resource",
     ".supervisors.run": "run",
+    ".supervisors.story": "Story",
     ".supervisors.strategy": "Backoff one_for_all one_for_one rest_for_one",
+    ".supervisors.supervisor": "ChildEscalated",
     ".supervisors.system": "System running",
     ".transports.bridge": "serve",
     ".transports.client": "Client connect",

@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeAlias
 import pytest
 
 from understudy.actors.incarnation import Ending
+from understudy.supervisors.inbox import Due
 from understudy.supervisors.strategy import (
     Restart,
     Strategy,
@@ -197,6 +198,24 @@ def a_restart_that_fails_is_not_counted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Supervision, "_ended", fault)
 
 
+# -- what comes first ---------------------------------------------------------
+
+
+def a_restart_queues_up_behind_what_came_meanwhile(patch: pytest.MonkeyPatch) -> None:
+    original = Supervision._start_group
+    queued: list[Due] = []
+
+    async def fault(self: Supervision, due: Due) -> None:
+        if due in queued:
+            queued.remove(due)
+            await original(self, due)
+        else:
+            queued.append(due)
+            self._inbox.post(due)
+
+    patch.setattr(Supervision, "_start_group", fault)
+
+
 # -- stops --------------------------------------------------------------------
 
 
@@ -241,6 +260,7 @@ FAULTS: list[Callable[[pytest.MonkeyPatch], None]] = [
     restarts_are_never_forgotten,
     a_rebuilt_supervisor_remembers_its_restarts,
     a_restart_that_fails_is_not_counted,
+    a_restart_queues_up_behind_what_came_meanwhile,
     all_children_are_stopped_in_start_order,
     a_group_is_stopped_in_start_order,
     significant_children_are_ignored,

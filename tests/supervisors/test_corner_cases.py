@@ -230,6 +230,28 @@ async def test_a_stuck_child_that_ends_later_does_not_end_its_successor(
         assert stage.story.count("b starts") == 2
 
 
+async def test_a_start_that_was_left_behind_does_not_end_the_next_child_of_its_name(
+    stage: "Stage", clock: MockClock
+) -> None:
+    play = stage.play
+
+    async def play_late(name: str, incarnation: Incarnation) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+            incarnation.announce(stage)
+
+    async with running(stage.tree("a")) as system:
+        stage.play = play_late  # type: ignore[method-assign]
+        with pytest.raises(StartFailed):
+            await system.start_child(stage.puppet("b", start_timeout=1))
+        stage.play = play  # type: ignore[method-assign]
+        await system.start_child(stage.puppet("b"))
+        seen = watched(system)
+        await trio.sleep(100)
+
+        assert (seen, states(system)["top/b"]) == ([], "running")
+
+
 # -- escalation -------------------------------------------------------------------
 
 

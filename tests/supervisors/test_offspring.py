@@ -327,6 +327,8 @@ async def test_children_of_an_actor_that_is_stuck_are_over_before_others_start(
         await system.start_child(parent, under="top/in")
 
         assert [notice.path for notice in seen if isinstance(notice, Stuck)] == ["top/in/a"]
+        about = [type(n).__name__ for n in seen if n.path == "top/in/a/b"]
+        assert about == ["Stopping", "Stopped", "Started"]
         assert await system.ref("top/in/a/b").ask(Life()) == 1
         assert paths(system)[-1] == "top/in/a/b"
 
