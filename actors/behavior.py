@@ -15,7 +15,7 @@ from functools import cache
 from typing import Any, Literal
 
 from .actor import Actor
-from .classify import NO_TABLE, OnError, checked_table
+from .classify import NO_TABLE, OnError, Verdict, checked_table
 from .context import MessageContext
 from .errors import DeclarationError, NoHandler
 from .handlers import Mark, marks_of
@@ -275,7 +275,9 @@ def _compile(
     else:
         payload = Payload(Any)
     void = mode != "stream" and hints.get("return", Any) is type(None)
-    on_error = {error: verdict for mark in marks for error, verdict in mark.on_error.items()}
+    on_error: dict[type[BaseException], Verdict] = {}
+    for mark in marks:
+        on_error.update(mark.on_error)
     key = key_function(next((mark.key for mark in marks if mark.key is not None), None))
     retry = next((mark.retry for mark in marks if mark.retry is not None), None)
     return Handler(

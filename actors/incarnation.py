@@ -12,7 +12,6 @@ that is over. Semantics: Erlang/OTP's `supervisor` and `gen_server`.
 
 from collections import deque
 from collections.abc import Callable
-from functools import partial
 from typing import Any, Literal, Protocol
 
 import attrs
@@ -201,7 +200,7 @@ class Incarnation:
         self.asleep = False
         # Not in the context of whoever happens to send the mail that wakes it.
         context = nursery.parent_task.context.copy()
-        context.run(partial(nursery.start_soon, self.live, runnable, name=self.path))
+        context.run(self.begin, nursery, runnable)
 
     def end(self, ending: Ending) -> None:
         """It is over: fence what is left of it and report, the first time this is called."""

@@ -1,7 +1,8 @@
 """Watching an actor, and being linked to one: how it is known that it ended.
 
 `watch` is Erlang's monitor: one `Terminated` when the actor has ended for good, at
-once if it had ended already. A restart is no end: the reference stays valid.
+once if it had ended already. A restart is no end: mail and reference survive it. The
+end of its supervisor is one.
 
 `link` couples lives, as in Erlang: when the one ends abnormally, the other crashes
 with it, unless it sets `trap_exits` and is told by a message instead. Unlike in
@@ -28,7 +29,10 @@ __all__ = ["Exited", "Links", "Terminated", "Watches"]
 
 @attrs.frozen
 class Terminated:
-    """A watched actor has ended, and no further incarnation comes.
+    """A watched actor has ended, and its supervisor does not bring it back.
+
+    When the supervisor itself has ended and is rebuilt, the reference comes alive again,
+    without the mail it had: who still wants to know watches anew.
 
     `how` is the way its last incarnation ended: normal, shutdown, killed, crashed...,
     or "not running"; `error` is its exception, if there was one.

@@ -348,6 +348,22 @@ async def test_a_told_message_that_is_left_for_later_and_crashes_is_a_dead_lette
     assert (letter.reason, letter.pattern, log) == ("crashed", "keep and fail", [(1, 1)])
 
 
+async def test_a_told_message_that_was_answered_is_no_dead_letter_when_its_handler_crashes(
+    log: Log, clock: MockClock
+) -> None:
+    def answer_and_fail(self: Desk) -> None:
+        self.replies.append(self.reply_later())
+        self.replies[0].succeed()
+        raise ZeroDivisionError
+
+    async with isolated(Desk, log) as desk:
+        desk.tell(answer_and_fail)
+        await trio.sleep(1)
+
+        assert desk.incarnation == 2
+        assert await desk.dead_letters() == []
+
+
 async def test_an_event_that_crashes_after_it_is_tried_as_often_as_any(
     log: Log, clock: MockClock
 ) -> None:

@@ -141,6 +141,28 @@ async def test_cancelling_takes_back_a_tick_that_waits(ticks: Ticks, clock: Mock
     assert ticks == []
 
 
+async def test_a_cancelled_timer_puts_nothing_into_the_mailbox(
+    ticks: Ticks, clock: MockClock
+) -> None:
+    async with isolated(Clock, ticks) as actor:
+        actor.tell(lambda self: self.every(1, "no").cancel())
+        actor.tell(lambda self: self.after(1, "no").cancel())
+        actor.tell("wait", 5)
+        await trio.sleep(3)
+
+        assert actor._mailbox.statistics().waiting == 0
+
+
+async def test_a_late_tick_shifts_no_later_one(ticks: Ticks, clock: MockClock) -> None:
+    async with isolated(Clock, ticks) as actor:
+        actor.tell(lambda self: self.every(1, "tick"))
+        await wait_all_tasks_blocked()
+        clock.jump(1.5)  # as if something had kept the loop busy
+        await trio.sleep(2)
+
+    assert [when for when, _ in ticks] == [1.5, 2, 3]
+
+
 async def test_a_timer_can_be_cancelled_twice_and_after_its_tick(
     ticks: Ticks, clock: MockClock
 ) -> None:

@@ -56,6 +56,10 @@ class Door(Actor[Any]):
     async def wait(self, seconds: float) -> None:
         await trio.sleep(seconds)
 
+    @message_pattern("crash")
+    async def crash(self, data: Any) -> None:
+        raise ZeroDivisionError
+
     def pass_or_wait(self, who: str) -> str:
         if not self.is_open:
             self.stash()
@@ -434,7 +438,7 @@ async def test_an_answer_that_is_raised_after_a_stash_answers(
 async def test_equal_messages_in_the_stash_are_not_mixed_up(log: Log, clock: MockClock) -> None:
     class Third(Door):
         def pass_or_wait(self, who: str) -> str:
-            self.log.append(who)
+            self.log.append(repr(who))
             if self.incarnation == 1:
                 self.stash()
                 if len(self.log) == 3:
@@ -442,11 +446,22 @@ async def test_equal_messages_in_the_stash_are_not_mixed_up(log: Log, clock: Moc
             return who
 
     async with isolated(Third, log) as door:
-        for _ in range(3):
-            door.tell("same")
+        for equal in (1, True, 1.0):
+            door.tell(equal)
         await trio.sleep(1)
 
-    assert log == ["same"] * 5
+    assert log == ["1", "True", "1.0", "1", "True"]
+
+
+async def test_a_stash_is_no_success_that_ends_a_sickness(log: Log, clock: MockClock) -> None:
+    async with isolated(Door, log, sick_after=1) as door:
+        with pytest.raises(RpcError):
+            await door.request("crash")
+        delivery = await door.event("arrived", "event")
+        await trio.sleep(30)
+        assert delivery.outcome is None
+        assert door._mailbox.statistics().reserved == 1
+        assert door.system.registry.find(Door).sickness.sick
 
 
 @pytest.mark.parametrize("concurrency", [2, 5])

@@ -292,6 +292,20 @@ async def test_an_actor_that_watches_itself_hears_nothing(story: Story, clock: M
     assert story == []
 
 
+async def test_a_watched_actor_forgets_who_does_not_watch_any_more(
+    story: Story, clock: MockClock
+) -> None:
+    async with watching(story, backoff=None) as (system, watcher, _watched):
+        for _ in range(3):
+            watcher.tell(lambda self: 1 / 0)
+            await watcher.ask(Do(lambda self: self.watch(self.other)))
+        watchers = system.registry.find(Watched)._watchers
+        assert watchers is not None
+        assert len(watchers) == 1
+        await watcher.ask(Do(lambda self: self.unwatch(self.other)))
+        assert len(watchers) == 0
+
+
 # -- death pact
 
 
@@ -379,6 +393,22 @@ async def test_the_children_of_a_supervisor_that_ends_are_told_to_watchers_outsi
         await watcher.ask(Do(lambda self: self.watch(watched)))
         watched.tell("end", "crash")
         await trio.sleep(1)
+
+    assert [(path, how) for path, how, _ in story] == [("top/inner/watched", "crashed")]
+
+
+async def test_the_end_of_its_supervisor_is_told_once_though_the_reference_lives_again(
+    story: Story, clock: MockClock
+) -> None:
+    inner = Supervisor("inner", [child(Watched)], max_restarts=0)
+    tree = Supervisor("top", [inner, child(Watcher, story, None)])
+    async with running(tree) as system:
+        watched, watcher = system.ref(Watched), system.ref(Watcher)
+        await watcher.ask(Do(lambda self: self.watch(watched)))
+        for _ in range(2):
+            watched.tell("end", "crash")
+            await trio.sleep(1)
+        assert watched.alive
 
     assert [(path, how) for path, how, _ in story] == [("top/inner/watched", "crashed")]
 

@@ -132,9 +132,9 @@ STEPS = st.one_of(
 class Play:
     """One sequence, played to the tree and to the model."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, model: Model) -> None:
         self.system = system
-        self.model = Model()
+        self.model = model
         self.refs: dict[str, Any] = {}
 
     async def step(self, act: str, name: Any, value: Any) -> None:
@@ -195,20 +195,19 @@ class Play:
 async def play(steps: list[tuple[str, Any, Any]]) -> int:
     """Play until the tree gives up, if it does; returns how many steps that were."""
     tree = Supervisor("tree", max_restarts=MAX_RESTARTS, within=WITHIN)
-    played, over = 0, False
+    played, model = 0, Model()
     try:
         async with running(tree, seed=1) as system:
-            game = Play(system)
+            game = Play(system, model)
             for step in steps:
                 played += 1
                 await game.step(*step)
-                over = game.model.over
-                if over:
+                if model.over:
                     await trio.sleep(1)
                     pytest.fail("the model gave up, and the tree did not")
                 await game.compare()
     except SupervisorGaveUp:
-        assert game.model.over, "the tree gave up, and the model did not"
+        assert model.over, "the tree gave up, and the model did not"
     return played
 
 
