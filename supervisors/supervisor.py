@@ -129,7 +129,7 @@ class Supervision(Keeper):
     def _make_way(self, spec: ChildSpec) -> None:
         there = self.children.get(spec.name)
         if there is not None:
-            if there.state != "ended":
+            if there.state not in ("ended", "down"):
                 raise DeclarationError(
                     f"{self.path} already has a child {spec.name!r}. Give the new one "
                     "another name=, or stop that child first."
@@ -327,6 +327,8 @@ class Supervision(Keeper):
             failure = await self._start(child)
             if failure is not None and not self._wants_stop():
                 # By message, as an end of its own: it counts, and a stop is served first.
+                if child is not due.child and due.child.state == "restarting":
+                    self._become(due.child, "down")  # the retry is of the one that failed
                 self._become(child, "restarting")
                 self._inbox.post(End(child, child.number, failure, "restarting"))
                 return
