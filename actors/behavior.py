@@ -278,7 +278,7 @@ def _compile(
     on_error: dict[type[BaseException], Verdict] = {}
     for mark in marks:
         on_error.update(mark.on_error)
-    key = key_function(next((mark.key for mark in marks if mark.key is not None), None))
+    key = key_function(next((mark.key for mark in marks if mark.key is not None), None), where)
     retry = next((mark.retry for mark in marks if mark.retry is not None), None)
     return Handler(
         where, function, kind, routes, mode, payload, len(parameters), void, on_error, key, retry

@@ -163,7 +163,7 @@ class Cell:
         self.ref: Ref[Any] = Ref(mailbox, self.behavior, services.timers, self.undelivered)
         self.sickness: Sickness | Well = WELL
         keyed = options.key is not None or self.behavior.keyed
-        self.keys = Keys(mailbox, key_function(options.key)) if keyed else None
+        self.keys = Keys(mailbox, key_function(options.key, path)) if keyed else None
         self.instance: Actor[Any] | None = None
         self.tracer: Tracer | None = None
         self.suspended = False

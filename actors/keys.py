@@ -154,16 +154,17 @@ class Keys:
         return None if key is None else key(envelope.message)
 
 
-def key_function(key: str | KeyOf | None) -> KeyOf | None:
-    """A function for `key=`: the name of a field, or the function itself.
+def key_function(key: str | KeyOf | None, where: str = "") -> KeyOf | None:
+    """A function for the `key=` of `where`: the name of a field, or the function itself.
 
     Raises `DeclarationError` for anything else.
     """
     if key is None or callable(key):
         return key
     if not isinstance(key, str) or not key:
+        at = f"{where}: " if where else ""
         raise DeclarationError(
-            f"key={key!r} is no key: name a field of the payload, or give a function of it."
+            f"{at}key={key!r} is no key. Name a field of the payload, or give a function of it."
         )
 
     def field(message: Any, name: str = key) -> Hashable:

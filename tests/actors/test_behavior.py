@@ -10,7 +10,7 @@ import pytest
 from understudy.actors.actor import Actor
 from understudy.actors.behavior import Behavior
 from understudy.actors.context import MessageContext
-from understudy.actors.errors import DeclarationError
+from understudy.actors.errors import DeclarationError, NoHandler, PayloadError
 from understudy.actors.handlers import event_pattern, message_pattern
 
 
@@ -172,3 +172,100 @@ def test_a_receive_that_streams_is_refused() -> None:
 
     with pytest.raises(DeclarationError, match=r"receive is a generator\. Only handlers with a "):
         Behavior.of(Streaming)
+
+
+# -- names that every actor has
+
+
+@pytest.mark.parametrize("name", ["stop", "receive", "started", "ref", "children"])
+def test_a_handler_that_would_hide_what_every_actor_has_is_refused(name: str) -> None:
+    async def handler(self: Any) -> None: ...
+
+    marked = message_pattern("x")(handler)
+    with pytest.raises(DeclarationError, match=rf"Hides\.{name} would hide Actor\.{name}"):
+        Behavior(type("Hides", (Actor,), {name: marked, "__qualname__": "Hides"}))
+
+
+def test_a_plain_method_may_override_what_every_actor_has() -> None:
+    class Own(Actor):
+        async def started(self) -> None: ...
+
+        def stop(self) -> None: ...
+
+    assert Behavior.of(Own).by_function == {}
+
+
+# -- wildcards
+
+
+class Listener(Actor):
+    @message_pattern("orders.*")
+    async def any_order(self) -> None: ...
+
+    @message_pattern("orders.special")
+    async def special(self) -> None: ...
+
+    @message_pattern("orders.*.lines")
+    async def lines(self) -> None: ...
+
+    @message_pattern("orders.>")
+    async def the_rest(self) -> None: ...
+
+    @event_pattern("sensors/+/heat")
+    async def heat(self, degrees: int) -> None: ...
+
+    @event_pattern("sensors/#")
+    async def sensor(self, data: Any) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name"),
+    [
+        ("orders.special", "special"),
+        ("orders.find", "any_order"),
+        ("orders.7.lines", "lines"),
+        ("orders.7.lines.1", "the_rest"),
+        ("sensors/cellar/heat", "heat"),
+        ("sensors/cellar/light", "sensor"),
+        ("orders.*", "any_order"),
+    ],
+)
+def test_a_concrete_pattern_finds_the_most_specific_handler(pattern: str, name: str) -> None:
+    handler, _ = Behavior.of(Listener).resolve(pattern, None if "heat" not in pattern else 1, "p")
+
+    assert handler.name == f"Listener.{name}"
+
+
+def test_what_no_wildcard_matches_has_no_handler() -> None:
+    with pytest.raises(NoHandler, match=r"a/b: no handler for the pattern 'offers\.find'"):
+        Behavior.of(Listener).resolve("offers.find", None, "a/b")
+
+
+def test_the_payload_is_checked_for_a_wildcard_too() -> None:
+    with pytest.raises(PayloadError):
+        Behavior.of(Listener).resolve("sensors/cellar/heat", "warm", "a/b")
+
+
+# -- keys
+
+
+def test_an_actor_is_keyed_if_one_of_its_handlers_is() -> None:
+    class Keyed(Actor):
+        @event_pattern("a", key="id")
+        @event_pattern("b")
+        async def on(self, data: dict[str, int]) -> None: ...
+
+    handler = Behavior.of(Keyed).events["b"][0]
+    assert handler.key is not None
+    assert handler.key({"id": 7}) == 7
+    assert Behavior.of(Keyed).keyed
+    assert not Behavior.of(Listener).keyed
+
+
+def test_a_bad_key_is_refused_with_the_class() -> None:
+    class Bad(Actor):
+        @event_pattern("a", key=5)  # type: ignore[arg-type]
+        async def on(self, data: Any) -> None: ...
+
+    with pytest.raises(DeclarationError, match=r"Bad\.on: key=5 is no key\. Name a field"):
+        Behavior(Bad)

@@ -191,3 +191,22 @@ def test_a_pattern_that_can_never_match_is_refused_where_it_is_declared(
 ) -> None:
     with pytest.raises(DeclarationError, match=wording):
         decorate(pattern)
+
+
+@pytest.mark.parametrize("decorate", [message_pattern, event_pattern])
+def test_a_mark_keeps_the_options_of_its_pattern(decorate: Callable[..., Any]) -> None:
+    def method(self: Any) -> None: ...
+
+    decorate("b")(method)
+    decorate("a", on_error={ValueError: "reject"}, key="id")(method)
+    b, a = marks_of(method)
+    assert (b.route, b.on_error, b.key) == ("b", {}, None)
+    assert (a.route, a.on_error, a.key) == ("a", {ValueError: "reject"}, "id")
+
+
+@pytest.mark.parametrize("decorate", [message_pattern, event_pattern])
+def test_a_bad_table_is_refused_where_it_is_declared(decorate: Callable[..., Any]) -> None:
+    with pytest.raises(
+        DeclarationError, match="pattern 'a': on_error says 'ignore' for ValueError"
+    ):
+        decorate("a", on_error={ValueError: "ignore"})

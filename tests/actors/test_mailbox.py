@@ -1,5 +1,7 @@
 """The mailbox: bound, order, back-pressure, and mail that outlives a crash."""
 
+from typing import Any
+
 import attrs
 import pytest
 import trio
@@ -9,7 +11,7 @@ from understudy.actors.actor import Actor, Request
 from understudy.actors.envelope import Envelope
 from understudy.actors.errors import ActorStopped, MailboxFull, RpcError
 from understudy.actors.lifecycle import Started, Undelivered
-from understudy.actors.mailbox import Mailbox, MailboxStatistics
+from understudy.actors.mailbox import Mailbox, MailboxStatistics, Overflow
 from understudy.actors.ref import Ref
 from understudy.testing import isolated
 
@@ -244,3 +246,83 @@ async def test_mail_that_waits_when_the_actor_is_killed_is_undelivered(
             await counter.system.stop_child(counter.path)
 
     assert [notice.message for notice in counter.lifecycle.of(Undelivered)] == ["Block", "Add"]
+
+
+# -- asleep, and full
+
+
+def filled(capacity: int, overflow: Overflow) -> tuple[Mailbox, list[Any]]:
+    """A full mailbox, and what it has dropped."""
+    mailbox, dropped = Mailbox("m", capacity, overflow), list[Any]()
+    mailbox.drop = lambda envelope: dropped.append(envelope.message)
+    mailbox.open()
+    for number in range(capacity):
+        assert mailbox.put(Envelope(number))
+    return mailbox, dropped
+
+
+@pytest.mark.parametrize(
+    ("overflow", "taken", "dropped", "kept"),
+    [
+        ("wait", False, [], [0, 1]),
+        ("reject", False, [], [0, 1]),
+        ("drop_oldest", True, [0], [1, 2]),
+        ("drop_newest", True, [2], [0, 1]),
+    ],
+)
+def test_a_full_mailbox_does_what_its_policy_says(
+    overflow: Overflow, taken: bool, dropped: list[int], kept: list[int]
+) -> None:
+    mailbox, told = filled(2, overflow)
+
+    assert mailbox.put(Envelope(2)) is taken
+    assert told == dropped
+    assert [envelope.message for envelope in mailbox.queue] == kept
+
+
+@pytest.mark.parametrize("overflow", ["drop_oldest", "drop_newest"])
+def test_what_comes_back_is_not_dropped(overflow: Overflow) -> None:
+    mailbox, told = filled(2, overflow)
+    mailbox.readmit(Envelope("back"), first=True)
+
+    assert told == []
+    assert [envelope.message for envelope in mailbox.queue] == ["back", 0, 1]
+
+
+def test_a_closed_mailbox_drops_nothing() -> None:
+    mailbox, told = filled(2, "drop_oldest")
+    mailbox.close(lambda envelope: None)
+
+    assert not mailbox.put(Envelope(2))
+    assert told == []
+
+
+@pytest.mark.parametrize("how", ["put", "readmit", "wake"])
+def test_a_sleeper_is_called_once_for_mail_and_for_a_wake(how: str) -> None:
+    calls: list[str] = []
+    mailbox = Mailbox("m", 8)
+    mailbox.open()
+    mailbox.sleep(lambda: calls.append("called"))
+    for number in range(2):
+        if how == "put":
+            assert mailbox.put(Envelope(number))
+        elif how == "readmit":
+            mailbox.readmit(Envelope(number))
+        else:
+            mailbox.wake()
+
+    assert calls == ["called"]
+    assert len(mailbox.queue) == (0 if how == "wake" else 2)
+    assert mailbox.limit == 8
+
+
+def test_a_mailbox_closed_in_its_sleep_wakes_nobody() -> None:
+    calls: list[str] = []
+    mailbox = Mailbox("m", 8)
+    mailbox.open()
+    mailbox.sleep(lambda: calls.append("called"))
+    mailbox.close(lambda envelope: None)
+
+    assert not mailbox.put(Envelope(1))
+    mailbox.wake()
+    assert calls == []
