@@ -13,6 +13,7 @@ __all__ = [
     "ActorStopped",
     "AskCycle",
     "AskTimeout",
+    "AsyncioThreadEnded",
     "ConnectionLost",
     "DeathPact",
     "DeclarationError",
@@ -158,14 +159,26 @@ class Ignore(UnderstudyError):
 
 
 class DeathPact(UnderstudyError):
-    """A watched actor ended, and the watcher has no way to be told: it ends as well."""
+    """A watched or linked actor ended, and this one has no way to be told: it ends as well.
 
-    def __init__(self, path: str, watched: str) -> None:
-        self.path, self.watched = path, watched
-        super().__init__(
-            f"{path} watches {watched}, which has ended, and takes no Terminated message. "
-            "Add Terminated to its Actor[...] protocol and handle it in receive."
-        )
+    `how` a linked one ended; None for one that was watched.
+    """
+
+    def __init__(self, path: str, watched: str, how: str | None = None) -> None:
+        self.path, self.watched, self.how = path, watched, how
+        if how is None:
+            text = (
+                f"{path} watches {watched}, which has ended, and takes no Terminated message. "
+                "Add Terminated to its Actor[...] protocol and handle it in receive."
+            )
+        else:
+            text = (
+                f"{path} is linked to {watched}, which ended: {how}. It sets trap_exits, so that "
+                "it is told by a message, and takes no Exited message. Add Exited to its "
+                "Actor[...] protocol and handle it in receive; or leave out trap_exits, to crash "
+                "with an actor that ends abnormally; or watch instead of link."
+            )
+        super().__init__(text)
 
 
 class LinkBroken(UnderstudyError):
@@ -195,6 +208,17 @@ class Fenced(UnderstudyError):
         super().__init__(
             f"{path} (incarnation {incarnation}) has ended; what is left of it may not "
             "send messages or answer. End threads and shielded work with their handler."
+        )
+
+
+class AsyncioThreadEnded(UnderstudyError):
+    """The asyncio loop that this needs has ended, by an error or together with the trio run."""
+
+    def __init__(self, purpose: str) -> None:
+        self.purpose = purpose
+        super().__init__(
+            f"the asyncio loop for {purpose} has ended. The log says why; code on it must not "
+            "stop its loop. The next use makes a new one."
         )
 
 
