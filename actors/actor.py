@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Never, Protocol, Self,
 
 from typing_extensions import TypeVar
 
-from .context import CURRENT, FENCE, NOTHING, TAKEN
+from .context import CURRENT, FENCE, NOTHING, TAKEN, origin_now
 from .deferred import Reply
 from .envelope import Envelope
 from .errors import ActorStopped, MailboxFull, NoHandler, UnderstudyError
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .belongings import Belongings
     from .cell import Cell, Offspring
     from .classify import OnError
+    from .handlers import Loop
     from .incarnation import Incarnation
     from .pattern import Pattern
     from .ref import Ref
@@ -70,6 +71,14 @@ class Actor(Generic[M_contra]):
 
     trap_exits: ClassVar[bool] = False
     """Whether the end of a linked actor is a message (`Exited`) instead of a crash."""
+
+    loop: ClassVar["Loop"] = "trio"
+    """`"asyncio"` runs its hooks and handlers on the users' asyncio loop, plain ones too.
+
+    `__init__` runs in trio: connections and pools are opened in `started`, closed in
+    `stopping`. Messages are sent by `trio_call`. A handler may say otherwise by its own
+    `loop=`, and those with `thread=True` stay in threads.
+    """
 
     # Set by the cell before `__init__` runs; not an annotation in the body so that
     # attrs classes do not take it for a field.
@@ -150,13 +159,14 @@ class Actor(Generic[M_contra]):
         """Get one `Terminated` when that actor has ended for good, at once if it has already.
 
         It comes before all other mail, to `receive`. An actor whose protocol
-        (`Actor[...]`) does not have `Terminated` crashes with `DeathPact` instead.
+        (`Actor[...]`) does not have `Terminated` crashes with `DeathPact` instead. A pool has
+        ended when its supervisor has; watch its members, by their paths, for theirs.
         """
-        self._belongings.watches.watch(_cell_of(ref))
+        self._belongings.watches.watch(ref._mailbox.owner)
 
     def unwatch(self, ref: "Ref[Any]", /) -> None:
         """No `Terminated` of that actor any more, not even one that is on its way."""
-        self._belongings.watches.unwatch(_cell_of(ref))
+        self._belongings.watches.unwatch(ref._mailbox.owner)
 
     def link(self, ref: "Ref[Any]", /) -> None:
         """Couple the lives of both: when one ends abnormally, the other crashes with it.
@@ -279,7 +289,8 @@ class Actor(Generic[M_contra]):
         """Let another method of this actor take the place of `receive`: `become(self.open)`.
 
         `unbecome` goes back to the one before. A new incarnation begins with `receive`.
-        Handlers of patterns stay what they are.
+        Handlers of patterns stay what they are. Raises `TypeError` for anything but a method
+        of this actor, and for a generator.
         """
         function = getattr(receive, "__func__", None)
         if function is None or getattr(receive, "__self__", None) is not self:
@@ -299,12 +310,14 @@ class Actor(Generic[M_contra]):
 
         A clean end: whether it is restarted is up to the restart type (only `permanent`).
         """
+        origin_now()
         self._cell.leave(self._incarnation)
 
     # -- details ------------------------------------------------------------------
 
     @property
     def _belongings(self) -> "Belongings":
+        origin_now()  # refuses what does not run in trio
         return self._cell.belongings(self._incarnation)
 
     def _plan(
@@ -341,7 +354,10 @@ class Actor(Generic[M_contra]):
 
 
 def _cell_of(ref: "Ref[Any]") -> "Cell":
-    cell: Cell | None = ref._mailbox.owner
-    if cell is None:
-        raise TypeError(f"{ref.path} is more than one actor (a pool); name one of its members.")
+    cell: Cell = ref._mailbox.owner
+    if not hasattr(cell, "links"):  # it can be watched, but has no life of an actor
+        raise TypeError(
+            f"{ref.path} is a pool, more than one actor: only its end can be watched. Name one "
+            f"of its members instead: lookup({ref.path + '/1'!r})."
+        )
     return cell

@@ -16,15 +16,16 @@ somebody was woken, whoever fills it looks at the flag last, so that no wake-up 
 """
 
 import asyncio
-import contextvars
 import logging
 import sys
 import threading
 import traceback
 from collections import deque
 from collections.abc import Awaitable, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any, Final, Generic, Literal, TypeVar
+from contextvars import Context, copy_context
+from typing import Any, Final, Generic, Literal, Protocol, TypeVar
 
 import outcome
 import trio
@@ -32,16 +33,23 @@ from trio.lowlevel import Abort, RaiseCancelT, RunVar, current_task, reschedule
 
 from .errors import AsyncioThreadEnded
 
-__all__ = ["AsyncioThread", "Inlet", "Outlet", "Purpose", "asyncio_thread"]
+__all__ = ["AsyncioThread", "Inlet", "Outlet", "Purpose", "Waiter", "asyncio_thread"]
 
 T = TypeVar("T")
 
 Purpose = Literal["brokers", "users"]
 
 GRACE: Final = 5.0
-"""Seconds that tasks of the loop may take to end when the loop is closed."""
+"""Seconds that whatever is left on the loop may take to end when the loop is closed."""
 
 _log = logging.getLogger("understudy.asyncio")
+
+
+class _Waits(Protocol):
+    """Something in trio that waits for the loop."""
+
+    def lost(self) -> None:
+        """The loop has ended, so that what this waits for will not come."""
 
 
 class AsyncioThread:
@@ -50,14 +58,30 @@ class AsyncioThread:
     def __init__(self, purpose: Purpose) -> None:
         self.purpose = purpose
         self.alive = True
+        self.over = False
         self.loop = asyncio.new_event_loop()
+        name = f"understudy-asyncio-{purpose}"
+        self._executor = ThreadPoolExecutor(thread_name_prefix=name)
+        self.loop.set_default_executor(self._executor)
         self._token = trio.lowlevel.current_trio_token()
+        # Woken by anybody, so in nobody's context.
+        self._context = Context()
         self._there: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._here: deque[tuple[Callable[..., object], tuple[Any, ...]]] = deque()
         self._there_woken = self._here_woken = False
-        self._calls: dict[_Call, None] = {}
-        name = f"understudy-asyncio-{purpose}"
+        self._waiting: dict[_Waits, None] = {}
+        self._closing = False
+        self._ended = trio.Event()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread, to be closed with the trio run."""
+        try:
+            name = f"asyncio loop for {self.purpose}"
+            trio.lowlevel.spawn_system_task(self._live_with_the_run, name=name)
+        except RuntimeError:  # the run is at its very end
+            self.loop.close()
+            raise
         self._thread.start()
 
     # -- from trio ----------------------------------------------------------------
@@ -66,24 +90,21 @@ class AsyncioThread:
         """Run `function(*arguments)` as a task of the loop and wait for its end.
 
         What it returns or raises comes out here; context variables go along. When this is
-        cancelled so is the task, and its end is waited for: nothing goes on unseen.
+        cancelled so is the task, and its end is waited for: nothing goes on unseen. A task
+        that does not mind its cancellation gives its result all the same.
 
         Raises `AsyncioThreadEnded` if the loop ends first.
         """
+        return await self.call_in(copy_context(), function, *arguments)
+
+    async def call_in(
+        self, context: Context, function: Callable[..., Awaitable[T]], *arguments: Any
+    ) -> T:
+        """`call` with the context variables of `context`, which the task may change."""
         await trio.lowlevel.checkpoint_if_cancelled()
-        call = _Call(self, function, arguments)
-        self._calls[call] = None
+        call = _Call(self, context, function, arguments)
         self.soon(call.begin)
-
-        def abort(raise_cancel: RaiseCancelT) -> Abort:
-            call.raise_cancel = raise_cancel
-            self.soon(call.cancel)
-            return Abort.FAILED
-
-        try:
-            result: T = await trio.lowlevel.wait_task_rescheduled(abort)
-        finally:
-            self._calls.pop(call, None)
+        result: T = await call.wait(call.cancel)
         return result
 
     def soon(self, function: Callable[..., object], *arguments: Any) -> None:
@@ -92,14 +113,29 @@ class AsyncioThread:
         Nobody hears of its exceptions but asyncio's log.
         Raises `AsyncioThreadEnded` if there is no loop any more.
         """
+        if not self.alive:
+            raise AsyncioThreadEnded(self.purpose)
+        self.last_word(function, *arguments)
+
+    def last_word(self, function: Callable[..., object], *arguments: Any) -> None:
+        """`soon`, also while the tasks of the loop are being ended."""
         self._there.append((function, arguments))
         if not self._there_woken:
             self._there_woken = True
             try:
-                self.loop.call_soon_threadsafe(self._run_there)
+                self.loop.call_soon_threadsafe(self._run_there, context=self._context)
             except RuntimeError as error:
-                self._over()
                 raise AsyncioThreadEnded(self.purpose) from error
+
+    def waits(self, waiter: _Waits) -> None:
+        """Let `waiter` be told if the loop ends. Raises `AsyncioThreadEnded` if it has already."""
+        if self.over:
+            raise AsyncioThreadEnded(self.purpose)
+        self._waiting[waiter] = None
+
+    def waits_no_more(self, waiter: _Waits) -> None:
+        """Undo `waits`."""
+        self._waiting.pop(waiter, None)
 
     # -- on the loop --------------------------------------------------------------
 
@@ -132,41 +168,48 @@ class AsyncioThread:
             function, arguments = jobs.popleft()
             function(*arguments)
 
+    # -- its life -----------------------------------------------------------------
+
     def _run(self) -> None:
         """The life of the thread."""
         loop = self.loop
         asyncio.set_event_loop(loop)
+        why = "its loop was stopped by code that runs on it"
         try:
             loop.run_forever()
         except BaseException as error:  # noqa: BLE001  # a task's SystemExit ends its loop
-            _log.error("the asyncio loop for %s ended: %r", self.purpose, error)
+            why = f"{error!r} came out of one of its tasks"
+        if not self._closing:
+            _log.error("the asyncio loop for %s has ended: %s", self.purpose, why)
+        self.alive = False
+        try:
+            _end_all(loop, self._executor, self.purpose)
         finally:
-            self.alive = False
-            try:
-                _end_tasks(loop)
-            finally:
-                asyncio.set_event_loop(None)
-                loop.close()
-                self.back(self._over)
+            asyncio.set_event_loop(None)
+            loop.close()
+            self.back(self._over)
 
     def _over(self) -> None:
         """Nothing runs there any more: whoever waits for it is told."""
-        self.alive = False
-        calls, self._calls = self._calls, {}
-        for call in calls:
-            call.lost()
+        self.over = True
+        waiting, self._waiting = self._waiting, {}
+        for waiter in waiting:
+            waiter.lost()
+        self._ended.set()
 
-    async def live_with_the_run(self) -> None:
+    async def _live_with_the_run(self) -> None:
         """Close the loop when the trio run ends, which is when this is cancelled."""
         try:
-            await trio.sleep_forever()
+            await self._ended.wait()
         finally:
             with trio.CancelScope(shield=True):
                 await self._close()
 
     async def _close(self) -> None:
+        self._closing = True
         with suppress(RuntimeError):  # it has ended by itself
             self.loop.call_soon_threadsafe(self.loop.stop)
+        # By a thread, because the clock may be a virtual one.
         await trio.to_thread.run_sync(self._thread.join, GRACE + 1)
         if self._thread.is_alive():
             frame = sys._current_frames().get(self._thread.ident or 0)
@@ -178,65 +221,86 @@ class AsyncioThread:
             )
 
 
-class _Call:
+class Waiter:
+    """A trio task that waits for something on the loop, and is told if the loop ends.
+
+    `raise_cancel` is set once the wait was cancelled, which is not its end.
+    """
+
+    __slots__ = ("_task", "raise_cancel", "thread")
+
+    def __init__(self, thread: AsyncioThread) -> None:
+        self.thread = thread
+        self.raise_cancel: RaiseCancelT | None = None
+        self._task: trio.lowlevel.Task | None = None
+
+    async def wait(self, cancel: Callable[[], object]) -> Any:
+        """Wait for `resume`; `cancel` is called on the loop when this is cancelled."""
+        self.raise_cancel = None
+
+        def abort(raise_cancel: RaiseCancelT) -> Abort:
+            self.raise_cancel = raise_cancel
+            with suppress(AsyncioThreadEnded):  # then `lost` is on its way
+                self.thread.soon(cancel)
+            return Abort.FAILED
+
+        self.thread.waits(self)
+        self._task = current_task()
+        return await trio.lowlevel.wait_task_rescheduled(abort)
+
+    def resume(self, result: outcome.Outcome[Any]) -> None:
+        """End the wait, if there still is one. A cancelled asyncio task is no result of ours."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self.thread.waits_no_more(self)
+        if isinstance(result, outcome.Error) and isinstance(result.error, asyncio.CancelledError):
+            if self.raise_cancel is not None:
+                result = outcome.capture(self.raise_cancel)
+            else:  # nobody here asked for it
+                result = outcome.Error(_cancelled_there(self.thread, result.error))
+        reschedule(task, result)
+
+    def lost(self) -> None:
+        self.resume(outcome.Error(AsyncioThreadEnded(self.thread.purpose)))
+
+
+class _Call(Waiter):
     """One coroutine on the loop, and the trio task that waits for it."""
 
-    __slots__ = (
-        "_arguments",
-        "_context",
-        "_function",
-        "_outcome",
-        "_task",
-        "_thread",
-        "_waiter",
-        "raise_cancel",
-    )
+    __slots__ = ("_arguments", "_context", "_function", "_on_loop")
 
     def __init__(
         self,
         thread: AsyncioThread,
+        context: Context,
         function: Callable[..., Awaitable[Any]],
         arguments: tuple[Any, ...],
     ) -> None:
-        self.raise_cancel: RaiseCancelT | None = None
-        self._thread = thread
-        self._function, self._arguments = function, arguments
-        self._context = contextvars.copy_context()
-        self._task: asyncio.Task[None] | None = None
-        self._waiter: trio.lowlevel.Task | None = current_task()
+        super().__init__(thread)
+        self._function, self._arguments, self._context = function, arguments, context
+        self._on_loop: asyncio.Task[outcome.Outcome[Any]] | None = None
 
     def begin(self) -> None:
-        self._task = self._thread.loop.create_task(self._run(), context=self._context)
+        if self.thread.alive:
+            self._on_loop = self.thread.loop.create_task(self._run(), context=self._context)
+            # Not at the end of `_run`, which never begins if it is cancelled before.
+            self._on_loop.add_done_callback(self._done)
 
     def cancel(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
+        if self._on_loop is not None:
+            self._on_loop.cancel()
 
-    async def _run(self) -> None:
-        result: outcome.Outcome[Any]
+    async def _run(self) -> outcome.Outcome[Any]:
         try:
-            result = outcome.Value(await self._function(*self._arguments))
-        except asyncio.CancelledError as error:
-            if self.raise_cancel is not None:
-                self._thread.back(self._cancelled)
-                return
-            # Nobody here asked for it: the loop ends, or the task cancelled itself.
-            result = outcome.Error(_ended(self._thread, error))
-        except BaseException as error:  # noqa: BLE001  # it is raised where it is waited for
-            result = outcome.Error(error)
-        self._thread.back(self._resume, result)
+            return outcome.Value(await self._function(*self._arguments))
+        # Also what would end the loop: it is raised where it is waited for.
+        except BaseException as error:  # noqa: BLE001
+            return outcome.Error(error)
 
-    def _cancelled(self) -> None:
-        if self.raise_cancel is not None:
-            self._resume(outcome.capture(self.raise_cancel))
-
-    def lost(self) -> None:
-        self._resume(outcome.Error(AsyncioThreadEnded(self._thread.purpose)))
-
-    def _resume(self, result: outcome.Outcome[Any]) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None:
-            reschedule(waiter, result)
+    def _done(self, task: "asyncio.Task[outcome.Outcome[Any]]") -> None:
+        self._on_loop = None
+        self.thread.back(self.resume, result_of(task))
 
 
 class Inlet(Generic[T]):
@@ -273,22 +337,28 @@ class Inlet(Generic[T]):
                 return False
             room = self._thread.loop.create_future()
             self._writers.append(room)
-            if len(self._items) >= self.capacity:
-                await room
-            else:
-                self._writers.remove(room)
+            try:
+                if len(self._items) >= self.capacity and not self.closed:
+                    await room
+            finally:
+                with suppress(ValueError):  # as a rule it was taken out to be let in
+                    self._writers.remove(room)
         return True
 
     # in trio
 
     async def burst(self) -> list[T]:
-        """All that has come, at least one item; for one task only."""
+        """All that has come, at least one item; for one task only.
+
+        Raises `AsyncioThreadEnded` once the loop has ended and all was taken.
+        """
         await trio.lowlevel.checkpoint()
         while not self._items:
             self._parked = True
             if self._items:
                 self._parked = False
                 break
+            self._thread.waits(self)
             self._reader = current_task()
             await trio.lowlevel.wait_task_rescheduled(self._leave)
         items = self._items
@@ -302,12 +372,17 @@ class Inlet(Generic[T]):
         self.closed = True
         self._let_in()
 
+    def lost(self) -> None:
+        self._wake()  # and finds that the loop is over
+
     def _wake(self) -> None:
         reader, self._reader = self._reader, None
         if reader is not None:
+            self._thread.waits_no_more(self)
             reschedule(reader)
 
     def _leave(self, _: RaiseCancelT) -> Abort:
+        self._thread.waits_no_more(self)
         self._reader = None
         self._parked = False
         return Abort.SUCCEEDED
@@ -335,6 +410,7 @@ class Outlet(Generic[T]):
         self._closed = False
         self._parked = False
         self._reader: asyncio.Future[None] | None = None
+        self._emptied: trio.Event | None = None
 
     def __len__(self) -> int:
         return len(self._items)
@@ -343,14 +419,39 @@ class Outlet(Generic[T]):
 
     def send(self, item: T) -> None:
         """Hand `item` over. Raises `AsyncioThreadEnded` if there is no loop any more."""
+        if not self._thread.alive:
+            raise AsyncioThreadEnded(self._thread.purpose)
         self._items.append(item)
         if self._parked:
             self._parked = False
             self._thread.soon(self._wake)
 
+    async def room(self, most: int) -> None:
+        """Wait until fewer than `most` messages wait to be taken, or nothing more is sent.
+
+        Raises `AsyncioThreadEnded` if the loop ends first.
+        """
+        while len(self._items) >= most and not self._closed:
+            emptied = self._emptied = self._emptied or trio.Event()
+            if len(self._items) < most:
+                break
+            self._thread.waits(self)
+            await emptied.wait()
+        await trio.lowlevel.checkpoint()
+
+    def lost(self) -> None:
+        self._tell_room()  # and finds that the loop is over
+
+    def _tell_room(self) -> None:
+        self._thread.waits_no_more(self)
+        emptied, self._emptied = self._emptied, None
+        if emptied is not None:
+            emptied.set()
+
     def close(self) -> None:
         """Nothing more will be sent: `burst` gives what is there, then nothing."""
         self._closed = True
+        self._tell_room()
         with suppress(AsyncioThreadEnded):
             self._thread.soon(self._wake)
 
@@ -369,7 +470,10 @@ class Outlet(Generic[T]):
                 await self._reader
             finally:
                 self._reader = None
-        return [items.popleft() for _ in range(len(items))]
+        burst = [items.popleft() for _ in range(len(items))]
+        if self._emptied is not None:
+            self._thread.back(self._tell_room)
+        return burst
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():
@@ -388,14 +492,18 @@ def asyncio_thread(purpose: Purpose) -> AsyncioThread:
         _THREADS.set(threads)
     thread = threads.get(purpose)
     if thread is None or not thread.alive:
-        thread = threads[purpose] = AsyncioThread(purpose)
-        trio.lowlevel.spawn_system_task(
-            thread.live_with_the_run, name=f"asyncio loop for {purpose}"
-        )
+        thread = AsyncioThread(purpose)
+        thread.start()
+        threads[purpose] = thread
     return thread
 
 
-def _ended(thread: AsyncioThread, error: asyncio.CancelledError) -> BaseException:
+def result_of(task: "asyncio.Task[outcome.Outcome[Any]]") -> outcome.Outcome[Any]:
+    """What a task came to that gives its outcome as a value; it may have been cancelled before."""
+    return outcome.Error(asyncio.CancelledError()) if task.cancelled() else task.result()
+
+
+def _cancelled_there(thread: AsyncioThread, error: BaseException) -> BaseException:
     if not thread.alive:
         return AsyncioThreadEnded(thread.purpose)
     failure = RuntimeError("the asyncio task was cancelled by something on its own loop")
@@ -403,13 +511,34 @@ def _ended(thread: AsyncioThread, error: asyncio.CancelledError) -> BaseExceptio
     return failure
 
 
-def _end_tasks(loop: asyncio.AbstractEventLoop) -> None:
-    """Cancel all tasks of a loop that has stopped, and give them time to end."""
-    tasks = asyncio.all_tasks(loop)
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        _, stuck = loop.run_until_complete(asyncio.wait(tasks, timeout=GRACE))
-        for task in stuck:
-            _log.error("an asyncio task ignores its cancellation and is left behind: %r", task)
-    loop.run_until_complete(loop.shutdown_asyncgens())
+def _end_all(
+    loop: asyncio.AbstractEventLoop, executor: ThreadPoolExecutor, purpose: Purpose
+) -> None:
+    """Cancel all tasks of a loop that has stopped, and give them and its threads time to end."""
+    until = loop.time() + GRACE
+    asked: set[asyncio.Task[Any]] = set()
+    closing = False
+    # Again and again: what ends may start something, and may end the loop once more.
+    while (left := until - loop.time()) > 0:
+        tasks = asyncio.all_tasks(loop)
+        if not tasks:
+            if closing:
+                break
+            closing = True
+            task = loop.create_task(loop.shutdown_asyncgens())
+            tasks, asked = {task}, {task}
+        for task in tasks - asked:
+            task.cancel()
+        asked = tasks
+        try:
+            loop.run_until_complete(asyncio.wait(tasks, timeout=left))
+        except BaseException as error:  # noqa: BLE001
+            _log.error("a task of the asyncio loop for %s ended by %r", purpose, error)
+    for task in asyncio.all_tasks(loop):
+        _log.error("an asyncio task ignores its cancellation and is left behind: %r", task)
+    # Not `loop.shutdown_default_executor`, which waits without a limit.
+    end = threading.Thread(target=executor.shutdown, daemon=True)
+    end.start()
+    end.join(max(0.0, until - loop.time()))
+    if end.is_alive():
+        _log.error("a function that runs in the executor of the loop for %s does not end", purpose)

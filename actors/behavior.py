@@ -18,7 +18,7 @@ from .actor import Actor
 from .classify import NO_TABLE, OnError, Verdict, checked_table
 from .context import MessageContext
 from .errors import DeclarationError, NoHandler
-from .handlers import Mark, marks_of
+from .handlers import Loop, Mark, marks_of
 from .keys import KeyOf, key_function
 from .pattern import Pattern, route_of
 from .payload import NO_DEFAULT, Payload
@@ -34,6 +34,7 @@ class Handler:
     """One method, compiled: how it is called, and what it takes."""
 
     __slots__ = (
+        "abroad",
         "direct",
         "function",
         "is_async",
@@ -64,6 +65,7 @@ class Handler:
         on_error: OnError = NO_TABLE,
         key: KeyOf | None = None,
         retry: RetryPolicy | None = None,
+        loop: Loop = "trio",
     ) -> None:
         self.name = name
         self.retry = retry
@@ -79,7 +81,8 @@ class Handler:
         self.takes_context = parameters > 1
         self.void = void
         # The lane of a cell calls direct handlers without a function in between.
-        self.direct = mode in ("async", "sync") and parameters == 1
+        self.abroad = loop == "asyncio" and mode != "thread"
+        self.direct = mode in ("async", "sync") and parameters == 1 and not self.abroad
         self.is_async = mode == "async"
 
     def __repr__(self) -> str:
@@ -95,6 +98,7 @@ class Behavior:
         self.events: dict[str, list[Handler]] = {}
         self.by_function: dict[Any, Handler] = {}
         self.on_error = _on_error(actor)
+        self.loop = _loop(actor)
         self.receive = self._compile_receive()
         self.messages = {kind.__name__: kind for kind in _protocol_of(actor)}
         self._states: dict[Any, Handler] = {}
@@ -139,9 +143,7 @@ class Behavior:
         receive, kind = self.receive, self.messages.get(message)
         if receive is None or kind is None:
             return None
-        return Handler(
-            receive.name, receive.function, "receive", (), receive.mode, Payload(kind), 1, False
-        )
+        return self._compile_plain(receive.name, receive.function, Payload(kind))
 
     def takes(self, kind: type) -> bool:
         """Whether `receive` may be given a message of this type.
@@ -153,13 +155,15 @@ class Behavior:
         )
 
     def state(self, function: Callable[..., Any]) -> Handler:
-        """The handler for a method that stands in for `receive`."""
+        """The handler for a method that stands in for `receive`; `TypeError` for a generator."""
         if function not in self._states:
             where = f"{self.actor.__qualname__}.{getattr(function, '__name__', function)}"
-            mode: Mode = "async" if inspect.iscoroutinefunction(function) else "sync"
-            self._states[function] = Handler(
-                where, function, "receive", (), mode, Payload(Any), 1, False
-            )
+            if _is_generator(function):
+                raise TypeError(
+                    f"{where} is a generator, which cannot stand in for receive: only handlers "
+                    "with a pattern can stream. Give become a method that returns."
+                )
+            self._states[function] = self._compile_plain(where, function, Payload(Any))
         return self._states[function]
 
     def _routed(self, pattern: Pattern) -> Handler | None:
@@ -180,7 +184,7 @@ class Behavior:
             )
         routes = tuple(dict.fromkeys(mark.route for mark in marks))
         self._refuse_hiding(name, where)
-        handler = _compile(where, function, marks, routes)
+        handler = _compile(where, function, marks, routes, self.loop)
         # A caller that knows only a base class names the method as it stands there.
         for base in self.actor.__mro__:
             if inspect.isfunction(vars(base).get(name)):
@@ -210,13 +214,21 @@ class Behavior:
         if function is Actor.receive:
             return None
         where = f"{self.actor.__qualname__}.receive"
-        if inspect.isasyncgenfunction(function):
+        if _is_generator(function):
             raise DeclarationError(
                 f"{where} is a generator. Only handlers with a pattern can stream: "
                 "decorate a method with @message_pattern."
             )
+        return self._compile_plain(where, function, Payload(Any))
+
+    def _compile_plain(self, where: str, function: Callable[..., Any], payload: Payload) -> Handler:
+        """A handler that has no pattern, so nothing said about it but by its actor."""
         mode: Mode = "async" if inspect.iscoroutinefunction(function) else "sync"
-        return Handler(where, function, "receive", (), mode, Payload(Any), 1, False)
+        return Handler(where, function, "receive", (), mode, payload, 1, False, loop=self.loop)
+
+
+def _is_generator(function: Callable[..., Any]) -> bool:
+    return inspect.isasyncgenfunction(function) or inspect.isgeneratorfunction(function)
 
 
 def _protocol_of(actor: type[Actor[Any]]) -> list[type]:
@@ -252,8 +264,36 @@ def _on_error(actor: type[Actor[Any]]) -> OnError:
     return table
 
 
+def _loop(actor: type[Actor[Any]]) -> Loop:
+    """Where an actor lives."""
+    return _checked_loop(actor.__qualname__, actor.loop)
+
+
+def _checked_loop(where: str, loop: Any) -> Loop:
+    if loop not in ("trio", "asyncio"):
+        raise DeclarationError(f'{where}: loop is "trio" or "asyncio", got {loop!r}.')
+    return "asyncio" if loop == "asyncio" else "trio"
+
+
+def _loop_of_marks(where: str, mode: Mode, marks: tuple[Mark, ...]) -> Loop | None:
+    """What a handler itself says about its loop."""
+    said = {_checked_loop(where, mark.loop) for mark in marks if mark.loop is not None}
+    if len(said) > 1:
+        raise DeclarationError(f"{where}: its patterns name different loops. Name one.")
+    if "asyncio" in said and mode in ("sync", "thread"):
+        raise DeclarationError(
+            f'{where}: loop="asyncio" is for `async def`, and this is a plain def. Make it '
+            "async, or leave the loop out."
+        )
+    return said.pop() if said else None
+
+
 def _compile(
-    where: str, function: Callable[..., Any], marks: tuple[Mark, ...], routes: tuple[str, ...]
+    where: str,
+    function: Callable[..., Any],
+    marks: tuple[Mark, ...],
+    routes: tuple[str, ...],
+    loop: Loop,
 ) -> Handler:
     kind = marks[0].kind
     parameters = _parameters(where, function)
@@ -280,8 +320,10 @@ def _compile(
         on_error.update(mark.on_error)
     key = key_function(next((mark.key for mark in marks if mark.key is not None), None), where)
     retry = next((mark.retry for mark in marks if mark.retry is not None), None)
+    loop = _loop_of_marks(where, mode, marks) or loop
+    takes = len(parameters)
     return Handler(
-        where, function, kind, routes, mode, payload, len(parameters), void, on_error, key, retry
+        where, function, kind, routes, mode, payload, takes, void, on_error, key, retry, loop
     )
 
 

@@ -18,6 +18,7 @@ import trio
 from trio.lowlevel import current_task
 
 from .actor import Actor
+from .asyncio_code import Abroad
 from .behavior import Behavior, Handler
 from .belongings import Belongings
 from .context import CURRENT, TAKEN, Hand
@@ -128,6 +129,7 @@ class Cell:
         "_local_ids",
         "_postponed",
         "_watchers",
+        "abroad",
         "actor",
         "behavior",
         "instance",
@@ -165,6 +167,7 @@ class Cell:
         keyed = options.key is not None or self.behavior.keyed
         self.keys = Keys(mailbox, key_function(options.key, path)) if keyed else None
         self.instance: Actor[Any] | None = None
+        self.abroad: Abroad | None = None
         self.tracer: Tracer | None = None
         self.suspended = False
         self._arguments = arguments
@@ -220,7 +223,11 @@ class Cell:
     async def _start(self, incarnation: Incarnation) -> bool:
         """Make the instance and start it; True if it went to sleep at once."""
         actor = self._instance(incarnation)
-        await actor.started()
+        if self.behavior.loop == "asyncio":
+            self.abroad = Abroad()
+            await self.abroad.call(actor.started)
+        else:
+            await actor.started()
         self.instance = actor
         if incarnation.started:
             number = incarnation.number
@@ -249,7 +256,10 @@ class Cell:
             return doze
         await self._end_children()
         if incarnation.ending is None and not incarnation.killed:
-            await actor.stopping()
+            if self.abroad is not None:
+                await self.abroad.call(actor.stopping)
+            else:
+                await actor.stopping()
         return doze
 
     def _passivate(self, incarnation: Incarnation) -> None:

@@ -18,7 +18,7 @@ import trio
 
 from .cycles import put_aside
 from .envelope import Envelope, Origin
-from .errors import Fenced
+from .errors import Fenced, UnderstudyError
 
 if TYPE_CHECKING:
     from .cycles import Awaited
@@ -82,7 +82,7 @@ class Hand:
     def fenced(self) -> bool:
         return self.envelope is _FENCED
 
-    def refuse(self) -> Fenced:
+    def refuse(self) -> UnderstudyError:
         """The error for whoever acts with a fenced hand."""
         incarnation = self.incarnation
         if incarnation is None:  # only hands of incarnations are ever fenced

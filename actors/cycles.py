@@ -9,7 +9,8 @@ none of these, the ask is refused.
 Invariant: no false alarm. Only asks awaited by the lane itself count (a task that a
 handler has started may wait while the actor goes on), only while they are unanswered,
 and only while the message is with the actor that was asked: one that it has put aside
-or forwarded may be answered by anybody.
+or forwarded may be answered by anybody. A pool chooses who is asked when it is given the
+message, so an ask of it is looked at only then.
 """
 
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from .context import Hand
     from .mailbox import Mailbox
 
-__all__ = ["Awaited", "put_aside", "refuse_cycle"]
+__all__ = ["Awaited", "chosen", "put_aside", "refuse_cycle"]
 
 
 class Awaited(Protocol):
@@ -41,6 +42,12 @@ def put_aside(receipt: Any) -> None:
     """The message of `receipt` was taken out of the hand of the actor that was asked."""
     if hasattr(receipt, "aside"):
         receipt.aside = True
+
+
+def chosen(receipt: Any, mailbox: "Mailbox") -> None:
+    """A pool has put the message of `receipt` into the mailbox of this member."""
+    if hasattr(receipt, "member"):
+        receipt.member = mailbox
 
 
 def refuse_cycle(hand: "Hand", awaited: Awaited) -> None:

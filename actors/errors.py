@@ -22,6 +22,7 @@ __all__ = [
     "LinkBroken",
     "MailboxFull",
     "NoHandler",
+    "NoResponders",
     "PayloadError",
     "RequestTimeout",
     "Retry",
@@ -250,6 +251,17 @@ class ConnectionLost(UnderstudyError, ConnectionError):
     def __init__(self, where: str, why: str, *, sent: bool = True) -> None:
         self.where, self.why, self.sent = where, why, sent
         super().__init__(f"{where}: {why}.")
+
+
+class NoResponders(UnderstudyError):
+    """The broker says that nobody listens for this pattern; nobody has handled the message."""
+
+    def __init__(self, where: str, pattern: object) -> None:
+        self.where, self.pattern = where, pattern
+        super().__init__(
+            f"{where}: nobody listens for {pattern!r}. Start the service that handles it, "
+            "or see whether the pattern is right."
+        )
 
 
 class RequestTimeout(UnderstudyError, TimeoutError):

@@ -15,9 +15,11 @@ from .keys import KeyOf
 from .pattern import Pattern, route_of
 from .retry import RetryPolicy
 
-__all__ = ["Mark", "event_pattern", "marks_of", "message_pattern"]
+__all__ = ["Loop", "Mark", "event_pattern", "marks_of", "message_pattern"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+
+Loop = Literal["trio", "asyncio"]
 
 _MARKS = "__understudy_marks__"
 
@@ -33,6 +35,7 @@ class Mark:
     on_error: OnError = NO_TABLE
     key: str | KeyOf | None = None
     retry: RetryPolicy | None = None
+    loop: Loop | None = None
 
 
 def message_pattern(
@@ -41,6 +44,7 @@ def message_pattern(
     thread: bool = False,
     on_error: OnError = NO_TABLE,
     key: str | KeyOf | None = None,
+    loop: Loop | None = None,
 ) -> Callable[[F], F]:
     """Handle requests on `pattern`: the caller gets what the method returns.
 
@@ -53,11 +57,13 @@ def message_pattern(
     no exact pattern takes, the most specific one first. `on_error` says what exceptions
     mean here (see `classify.Word`), before the actor's own `on_error`; `key`, a field of
     the payload or a function of it, keeps messages of one key in order while those of
-    others run side by side (`concurrency=`).
+    others run side by side (`concurrency=`). `loop="asyncio"` runs an async method
+    on the users' asyncio loop, where it reaches trio by `trio_call`; without `loop` the
+    actor's own holds.
 
     Raises `DeclarationError` for a pattern that can never match, or a bad `on_error`.
     """
-    return _marking("request", pattern, thread, on_error, key)
+    return _marking("request", pattern, thread, on_error, key, loop=loop)
 
 
 def event_pattern(
@@ -67,6 +73,7 @@ def event_pattern(
     on_error: OnError = NO_TABLE,
     key: str | KeyOf | None = None,
     retry: RetryPolicy | None = None,
+    loop: Loop | None = None,
 ) -> Callable[[F], F]:
     """Handle events on `pattern`: no answer; settled when the method has returned.
 
@@ -75,7 +82,7 @@ def event_pattern(
     parameters, options and errors are those of `message_pattern`, but for generators:
     an event has nobody to stream to.
     """
-    return _marking("event", pattern, thread, on_error, key, retry)
+    return _marking("event", pattern, thread, on_error, key, retry, loop)
 
 
 def _marking(
@@ -85,9 +92,10 @@ def _marking(
     on_error: OnError,
     key: str | KeyOf | None,
     retry: RetryPolicy | None = None,
+    loop: Loop | None = None,
 ) -> Callable[[F], F]:
     table = checked_table(f"the {kind} pattern {pattern!r}", on_error)
-    mark = Mark(kind, pattern, route_of(pattern), thread, table, key, retry)
+    mark = Mark(kind, pattern, route_of(pattern), thread, table, key, retry, loop)
 
     def decorate(function: F) -> F:
         setattr(function, _MARKS, (*marks_of(function), mark))

@@ -232,7 +232,7 @@ class Incarnation:
         self.end(self._outcome(error))
 
     def _outcome(self, error: BaseException | None) -> Ending:
-        fatal = _fatal(error)
+        fatal = _fatal(error.error if isinstance(error, Crash) else error)
         if fatal is not None:
             return Ending("fatal", fatal)
         # A Cancelled that comes out is somebody else's cancellation, never a crash.

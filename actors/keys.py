@@ -73,6 +73,10 @@ class Keys:
             self.full = not self._let_one_overtake()
         return False
 
+    def owns(self, envelope: Envelope) -> bool:
+        """Whether it is, in another attempt, the message that owns its key here."""
+        return id(_identity(envelope)) in self._owned
+
     def done(self, envelope: Envelope, *, again: bool) -> None:
         """`envelope` has run; with `again` it comes back, and its key waits for it."""
         identity = id(_identity(envelope))

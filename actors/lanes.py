@@ -17,6 +17,7 @@ import trio
 from trio.lowlevel import checkpoint, current_task
 
 from .actor import Actor
+from .asyncio_code import Abroad
 from .behavior import Handler
 from .classify import classify, only_leaf
 from .context import CURRENT, NOTHING, TAKEN, Hand, MessageContext, is_outside
@@ -26,6 +27,7 @@ from .incarnation import Crash, Directive, Incarnation
 from .lifecycle import Recovered, Sick
 from .streams import hand_out
 from .timers import GRAIN
+from .watching import Exited
 
 if TYPE_CHECKING:
     from .cell import Cell
@@ -157,8 +159,7 @@ class Lanes:
                     mailbox.drained()
                 receipt = envelope.receipt
                 if receipt is not None and (
-                    not receipt.open
-                    or (sickness.sick and is_outside(envelope) and sickness.holds(envelope))
+                    not receipt.open or (sickness.sick and sickness.holds(envelope))
                 ):
                     if keys is not None:
                         keys.done(envelope, again=receipt.open)
@@ -248,7 +249,8 @@ class Lanes:
             self._fall(signal)
             return None
         if not cell.behavior.takes(type(signal)):
-            self._fall(Crash(DeathPact(cell.path, signal.ref.path)))
+            how = signal.how if isinstance(signal, Exited) else None
+            self._fall(Crash(DeathPact(cell.path, signal.ref.path, how)))
             return None
         return Envelope(signal)
 
@@ -294,6 +296,9 @@ class Lanes:
             arguments.append(envelope.message)
         if handler.takes_context:
             arguments.append(self._context(envelope))
+        if handler.abroad:
+            abroad = self._cell.abroad or Abroad()
+            return await abroad.handle(handler, arguments, envelope.receipt)
         function = handler.function
         if handler.mode == "stream":
             return await hand_out(function(*arguments), envelope.receipt)

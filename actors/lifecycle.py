@@ -60,12 +60,14 @@ class Crashed(Notice):
 class Restarting(Notice):
     """It will be back as `incarnation` in `delay` seconds.
 
-    `siblings` are restarted with it by the strategy. `left` is how many more
-    restarts the window of its supervisor allows; None when this one was not counted.
+    `siblings` are restarted with it by the strategy. Its supervisor allows
+    `max_restarts` restarts `within` seconds; `left` is how many more it would allow just
+    now, or None when this one was not counted.
     """
 
     delay: float
     left: int | None
+    max_restarts: int
     within: float
     siblings: tuple[str, ...] = ()
 

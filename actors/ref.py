@@ -20,7 +20,7 @@ from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_ta
 from .context import CURRENT, FENCE, MessageContext, origin_now
 from .cycles import refuse_cycle
 from .envelope import Envelope, Receipt
-from .errors import ActorCrashed, ActorStopped, AskTimeout, NoHandler
+from .errors import ActorCrashed, ActorStopped, AskCycle, AskTimeout, NoHandler
 from .mailbox import Mailbox
 from .pattern import Pattern
 
@@ -284,6 +284,15 @@ class Ref(Generic[A_co]):
         reply.task = task
         if not taken:
             raise mailbox.full() if mailbox.is_open else ActorStopped(self.path)
+        hand = _hand()
+        if reply.member is not None and reply.open and hand.waits_for is reply:
+            # Only now is it known whose answer it is. The message is taken back by being
+            # closed: who waits in a ring cannot have begun it.
+            try:
+                refuse_cycle(hand, reply)
+            except AskCycle:
+                reply.open, reply.task = False, None
+                raise
 
 
 class _Reply(msgspec.Struct, gc=False, eq=False):
@@ -299,14 +308,15 @@ class _Reply(msgspec.Struct, gc=False, eq=False):
     timeout: float
     open: bool = True
     aside: bool = False
+    member: Mailbox | None = None
     value: Any = None
     error: BaseException | None = None
 
     @property
     def mailbox(self) -> Mailbox:
-        """Whose answer is awaited; for `cycles`, as are `aside` and `path`."""
+        """Whose answer is awaited; for `cycles`, as are `aside`, `member` and `path`."""
         found: Mailbox = self.ref._mailbox
-        return found
+        return found if self.member is None else self.member
 
     @property
     def path(self) -> str:

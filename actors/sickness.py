@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from .context import is_outside
 from .envelope import Envelope, Origin
 from .mailbox import Mailbox
 
@@ -21,8 +22,6 @@ if TYPE_CHECKING:
     from .timers import Timer, Timers
 
 __all__ = ["WELL", "Sickness", "Well", "outside_delay"]
-
-__all__ = ["Sickness", "outside_delay"]
 
 FIRST_PROBE = 1.0
 LAST_PROBE = 60.0
@@ -106,11 +105,11 @@ class Sickness:
         return True
 
     def holds(self, envelope: Envelope) -> bool:
-        """Whether a sick actor must wait with this message; it is held then."""
+        """Whether a sick actor must wait with this message, an event from outside: it is held."""
         handler = envelope.handler
         if handler is None or handler.kind != "event" or envelope.probing:
             return False
-        if envelope.receipt is None:
+        if not is_outside(envelope):
             return False
         if self._mailbox.reserve():
             self.held.append(envelope)

@@ -13,7 +13,7 @@ Both belong to the incarnation that asked for them, and are signals: they come b
 all mail, and also when the mailbox is full.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import attrs
 
@@ -22,9 +22,10 @@ from .incarnation import Crash, Ending, Incarnation
 
 if TYPE_CHECKING:
     from .cell import Cell
+    from .mailbox import Mailbox
     from .ref import Ref
 
-__all__ = ["Exited", "Links", "Terminated", "Watches"]
+__all__ = ["Exited", "Links", "Terminated", "Watched", "Watches"]
 
 
 @attrs.frozen
@@ -52,27 +53,43 @@ class Exited:
     error: BaseException | None = attrs.field(default=None, eq=False)
 
 
+class Watched(Protocol):
+    """What has an end that can be watched: an actor, or a pool."""
+
+    @property
+    def path(self) -> str: ...
+
+    @property
+    def ref(self) -> "Ref[Any]": ...
+
+    @property
+    def mailbox(self) -> "Mailbox": ...
+
+    def add_watcher(self, watcher: "Watches") -> None: ...
+
+    def remove_watcher(self, watcher: "Watches") -> None: ...
+
+
 class Watches:
     """What one incarnation watches."""
 
     def __init__(self, incarnation: Incarnation, wake: Any) -> None:
         self._incarnation = incarnation
         self._wake = wake
-        self._watched: dict[Cell, None] = {}
+        self._watched: dict[Watched, None] = {}
 
     def __len__(self) -> int:
         return len(self._watched)
 
-    def watch(self, cell: "Cell") -> None:
-        if cell in self._watched:
-            return
-        if cell.mailbox.is_open:
+    def watch(self, cell: Watched) -> None:
+        # Not `is_open`: a pool all of whose members have ended has not ended itself.
+        if cell.mailbox.limit >= 0:
             self._watched[cell] = None
             cell.add_watcher(self)
         elif not any(self._waiting(cell)):
             self._tell(Terminated(cell.ref, "not running"))
 
-    def unwatch(self, cell: "Cell") -> None:
+    def unwatch(self, cell: Watched) -> None:
         """Forget `cell`; a `Terminated` of it that waits is taken back."""
         if self._watched.pop(cell, cell) is None:
             cell.remove_watcher(self)
@@ -80,8 +97,8 @@ class Watches:
             if self._incarnation.signals:
                 self._incarnation.signals.remove(signal)
 
-    def ended(self, cell: "Cell", terminated: Terminated) -> None:
-        """Called by the watched cell, which forgets its watchers then."""
+    def ended(self, cell: Watched, terminated: Terminated) -> None:
+        """Called by who is watched, which forgets its watchers then."""
         if self._watched.pop(cell, cell) is None:
             self._tell(terminated)
 
@@ -94,7 +111,7 @@ class Watches:
             cell.remove_watcher(self)
         self._watched.clear()
 
-    def _waiting(self, cell: "Cell") -> list[Terminated]:
+    def _waiting(self, cell: Watched) -> list[Terminated]:
         signals = self._incarnation.signals or ()
         return [one for one in signals if isinstance(one, Terminated) and one.ref is cell.ref]
 

@@ -52,6 +52,11 @@ class Wildcards(Generic[T]):
         """The values of exactly this pattern, in the order in which they were added."""
         return list(self._patterns.get(pattern, ()))
 
+    @property
+    def patterns(self) -> list[str]:
+        """Every pattern that has a value."""
+        return list(self._patterns)
+
     def add(self, pattern: str, value: T) -> None:
         """Raises `ValueError` for a pattern that is no wildcard."""
         notation = _notation(pattern)

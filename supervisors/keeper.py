@@ -246,9 +246,8 @@ class Keeper:
     def _reported(self, incarnation: Incarnation) -> None:
         ending = incarnation.ending
         if ending is not None:
-            if ending.kind == "fatal" or isinstance(ending.error, KeyboardInterrupt | SystemExit):
-                # Whatever the supervisor is at: nothing is started or restarted any more. As
-                # an error of a crash it comes from a child of an actor.
+            if ending.kind == "fatal":
+                # Whatever the supervisor is at: nothing is started or restarted any more.
                 self._fatal = ending.error
             child = self.children.get(incarnation.path.rpartition("/")[2])
             # What was left behind as stuck is nobody's child any more.

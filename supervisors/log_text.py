@@ -34,6 +34,7 @@ from ..actors.lifecycle import (
     Stuck,
     Undelivered,
 )
+from .supervisor import ChildEscalated
 
 __all__ = [
     "NOBODY",
@@ -60,6 +61,14 @@ _LONGEST: Final = 300
 _LOGIN_IN_URL: Final = re.compile(r"://[^/@\s\"']{1,256}@")
 _TROUBLED: Final = frozenset({"waiting", "failing", "lost", "refused"})
 _HOUSE: Final = __name__.partition(".")[0]
+_SENTENCES: Final = (
+    ChildEscalated,
+    DeclarationError,
+    StartFailed,
+    StartTimedOut,
+    SupervisorGaveUp,
+)
+"""Errors of the tree itself, whose text says all of it."""
 
 
 @attrs.frozen
@@ -108,7 +117,7 @@ def describe(error: BaseException) -> str:
     """An exception in one line: its type and text; ours are sentences that need no type."""
     error = leaf_of(error)
     text = str(error)
-    if isinstance(error, DeclarationError | StartFailed | StartTimedOut | SupervisorGaveUp):
+    if isinstance(error, _SENTENCES):
         return one_line(text.removesuffix("."))
     name = type(error).__name__
     return one_line(f"{name}: {text}" if text else name)

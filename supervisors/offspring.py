@@ -59,7 +59,6 @@ class Brood:
         self._life = Incarnation(path, 1, self._reported)
         self._changed = trio.Event()
         self._ending = False
-        self._killed = False
         self._beginning = trio.Lock()
 
     @property

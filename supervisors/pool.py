@@ -17,7 +17,7 @@ import math
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import attrs
 
@@ -25,13 +25,15 @@ from ..actors.actor import Actor
 from ..actors.behavior import Behavior
 from ..actors.cell import Cell, CellOptions
 from ..actors.context import is_outside
+from ..actors.cycles import chosen
 from ..actors.envelope import Envelope
 from ..actors.errors import DeclarationError
-from ..actors.incarnation import Runnable
+from ..actors.incarnation import Incarnation, Runnable
 from ..actors.keys import KeyOf, key_function
 from ..actors.lifecycle import Undelivered
 from ..actors.mailbox import Mailbox, MailboxStatistics
 from ..actors.ref import Ref
+from ..actors.watching import Terminated, Watches
 from .child import ActorSpec, ChildSpec, Supervisor, Wiring, child
 from .keeper import Keeper
 from .running_child import Child
@@ -41,8 +43,6 @@ __all__ = ["Pool", "PoolMailbox", "PoolSpec", "pool"]
 
 A = TypeVar("A", bound=Actor[Any])
 A_co = TypeVar("A_co", covariant=True)
-
-_TURNS: Final = ("round_robin", "least_busy")
 
 
 @attrs.frozen(kw_only=True)
@@ -131,8 +131,16 @@ class Pool(Supervision):
         self.options: CellOptions = spec.member.options
         cells = [c.runnable for c in self.children.values() if isinstance(c.runnable, Cell)]
         self.mailbox = PoolMailbox(path, [cell.mailbox for cell in cells], spec.by)
+        self.mailbox.owner = self
         self.ref: Ref[Any] = Ref(self.mailbox, self.behavior, tree.timers, self.undelivered)
         self.address = self
+        self._life: Incarnation | None = None
+        self._watchers: dict[Watches, None] = {}
+
+    async def run(self, incarnation: Incarnation) -> None:
+        self._life = incarnation
+        incarnation.on_fence(self._tell_watchers)
+        await super().run(incarnation)
 
     def open(self) -> None:
         super().open()
@@ -141,11 +149,28 @@ class Pool(Supervision):
     def close(self, why: str) -> None:
         self.mailbox.close(lambda _: None)  # it holds nothing itself
         super().close(why)
+        if self._life is None or self._life.ending is not None:
+            self._tell_watchers()
+
+    def add_watcher(self, watcher: Watches) -> None:
+        self._watchers[watcher] = None
+
+    def remove_watcher(self, watcher: Watches) -> None:
+        self._watchers.pop(watcher, None)
 
     def undelivered(self, message: Any, why: str) -> None:
         """Tell that no member will handle a message."""
         notice = Undelivered(path=self.path, why=why, message=type(message).__name__)
         self.tree.bus.publish(notice)
+
+    def _tell_watchers(self) -> None:
+        """This life of the pool is over: mail and members with it, even if it is rebuilt."""
+        watchers, self._watchers = self._watchers, {}
+        ending = self._life.ending if self._life is not None else None
+        how = ending.kind if ending is not None else "not running"
+        error = ending.error if ending is not None else None
+        for watcher in watchers:
+            watcher.ended(self, Terminated(self.ref, how, error))
 
 
 class PoolMailbox(Mailbox):
@@ -183,9 +208,14 @@ class PoolMailbox(Mailbox):
             return True
         for member in candidates:
             if _has_room(member) and member.put(envelope):
+                chosen(envelope.receipt, member)
                 return True
         # Nobody has room: the first choice says what that means to the sender.
-        return any(member.put(envelope) for member in candidates[:1])
+        for member in candidates[:1]:
+            if member.put(envelope):
+                chosen(envelope.receipt, member)
+                return True
+        return False
 
     async def put_wait(self, envelope: Envelope) -> bool:
         """Give `envelope` to a member, waiting for room first; False if nobody is there."""
@@ -197,7 +227,11 @@ class PoolMailbox(Mailbox):
         return True
 
     def readmit(self, envelope: Envelope, *, first: bool = False) -> None:
-        """What comes back goes to whose turn it is, even past the limit."""
+        """What comes back goes to whose turn it is, or where its key waits, past the limit."""
+        for member in self._members:
+            if member.is_open and _keeps_key_of(member, envelope):
+                member.readmit(envelope, first=first)
+                return
         candidates = self._candidates(envelope)
         if candidates is None:
             return
@@ -262,6 +296,12 @@ class PoolMailbox(Mailbox):
     def _least_busy(self, message: Any) -> Sequence[Mailbox]:
         # In turn among equals: the sort keeps the order of those.
         return sorted(self._in_turn(message), key=_busy)
+
+
+def _keeps_key_of(member: Mailbox, envelope: Envelope) -> bool:
+    """Whether other messages of its key wait there until this one has come again."""
+    keys = member.owner.keys
+    return keys is not None and keys.owns(envelope)
 
 
 def _busy(member: Mailbox) -> int:

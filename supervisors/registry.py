@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import attrs
+import trio
 
 from ..actors.behavior import Behavior, Handler
 from ..actors.cell import Cell, CellOptions
@@ -74,6 +75,7 @@ class Registry:
         self.requests: dict[str, Target] = {}
         self.events: dict[str, list[Target]] = {}
         self.version = 0
+        self._changed: trio.Event | None = None
         self._wild_requests: Wildcards[Target] = Wildcards()
         self._wild_events: Wildcards[Target] = Wildcards()
         self._by_name: _Index[str] = _Index()
@@ -159,6 +161,23 @@ class Registry:
             return exact
         return [*exact, *self._wild_events.matching(route)]
 
+    async def change(self) -> None:
+        """Wait until there are other routes than now."""
+        if self._changed is None:
+            self._changed = trio.Event()
+        await self._changed.wait()
+
+    def _tell(self) -> None:
+        self.version += 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+
+    def routes(self) -> list[str]:
+        """All routes that have a handler, wildcards among them, for who must subscribe to them."""
+        wild = (*self._wild_requests.patterns, *self._wild_events.patterns)
+        return list(dict.fromkeys((*self.requests, *self.events, *wild)))
+
     def _route(self, cell: Addressee) -> None:
         behavior = cell.behavior
         if not (behavior.requests or behavior.events):
@@ -182,7 +201,7 @@ class Registry:
                     self._wild_events.add(route, target)
                 else:
                     self.events.setdefault(route, []).append(target)
-        self.version += 1
+        self._tell()
 
     def _taken(self, route: str) -> Target | None:
         if is_wildcard(route):
@@ -202,7 +221,8 @@ class Registry:
                 del self.requests[route]
         for route in cell.behavior.events:
             changed = self._unroute_event(route, cell) or changed
-        self.version += changed
+        if changed:
+            self._tell()
 
     def _unroute_event(self, route: str, cell: Addressee) -> bool:
         if is_wildcard(route):

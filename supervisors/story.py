@@ -129,7 +129,8 @@ def _message(notice: Crashed) -> str:
 def _budget(notice: Restarting) -> str:
     if notice.left is None:
         return "not counted: a message from outside is to blame"
-    return f"{notice.left or 'no'} more allowed within {seconds(notice.within)}"
+    used = notice.max_restarts - notice.left
+    return f"{used} of {notice.max_restarts} in {seconds(notice.within)} used"
 
 
 def _life(one: Notice | ActorCrashed | StartFailed) -> str:

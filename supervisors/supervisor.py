@@ -288,6 +288,7 @@ class Supervision(Keeper):
                 incarnation=child.number + 1,
                 delay=delay,
                 left=left,
+                max_restarts=self.window.max_restarts,
                 within=self.window.within,
                 siblings=tuple(other.path for other in group if other is not child),
             )

@@ -29,7 +29,12 @@ if TYPE_CHECKING:
 
 __all__ = ["BridgeSpec", "Transport", "serve", "transport_of"]
 
-_MODULES: Final = {"tcp": ".tcp.transport", "memory": ".memory"}
+_MODULES: Final = {
+    "memory": ".memory",
+    "nats": ".nats.transport",
+    "tcp": ".tcp.transport",
+    "tls": ".nats.transport",
+}
 
 
 class Transport(Protocol):

@@ -53,6 +53,11 @@ class Call:
         self._wake()
         return True
 
+    def confirm(self) -> None:
+        """There is no answer, and none is wanted: the message has arrived."""
+        self.done = True
+        self._wake()
+
     def fail(self, error: Exception) -> None:
         """There will be no answer but this error."""
         self.error = error

@@ -7,10 +7,10 @@ its pattern; its annotations then type the answer.
 
 import typing
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, aclosing, asynccontextmanager
 from functools import cache
-from typing import Any, Final, TypeVar, overload
+from typing import Any, ClassVar, Final, TypeVar, overload
 
 import trio
 from msgspec import UNSET
@@ -24,7 +24,7 @@ from ..actors.payload import Payload
 from ..actors.scopes import background
 from .bridge import transport_of
 
-__all__ = ["DEFAULT_TIMEOUT", "Client", "connect"]
+__all__ = ["DEFAULT_TIMEOUT", "NO_HEADERS", "Client", "Headers", "connect"]
 
 S = TypeVar("S")
 P = TypeVar("P")
@@ -34,8 +34,17 @@ DEFAULT_TIMEOUT: Final = 5.0
 """Seconds a call waits for its answer unless told otherwise."""
 
 
+Headers = Mapping[str, str]
+
+NO_HEADERS: Final[Headers] = {}
+
+
 class Client(ABC):
     """A connection to a service; made by `connect`."""
+
+    where: str
+    has_headers: ClassVar[bool] = False
+    """Whether the transport carries headers beside a message."""
 
     @overload
     async def send(
@@ -44,6 +53,7 @@ class Client(ABC):
         data: P,
         *,
         timeout: float = ...,
+        headers: Headers = ...,
     ) -> R: ...
     @overload
     async def send(
@@ -52,21 +62,45 @@ class Client(ABC):
         data: P,
         *,
         timeout: float = ...,
+        headers: Headers = ...,
     ) -> R: ...
     @overload
     async def send(
-        self, pattern: Callable[[S], Awaitable[R]], data: None = ..., *, timeout: float = ...
+        self,
+        pattern: Callable[[S], Awaitable[R]],
+        data: None = ...,
+        *,
+        timeout: float = ...,
+        headers: Headers = ...,
     ) -> R: ...
     @overload
     async def send(
-        self, pattern: Callable[[S], R], data: None = ..., *, timeout: float = ...
+        self,
+        pattern: Callable[[S], R],
+        data: None = ...,
+        *,
+        timeout: float = ...,
+        headers: Headers = ...,
     ) -> R: ...
     @overload
     async def send(
-        self, pattern: Pattern, data: object = ..., *, returns: type[R], timeout: float = ...
+        self,
+        pattern: Pattern,
+        data: object = ...,
+        *,
+        returns: type[R],
+        timeout: float = ...,
+        headers: Headers = ...,
     ) -> R: ...
     @overload
-    async def send(self, pattern: Pattern, data: object = ..., *, timeout: float = ...) -> Any: ...
+    async def send(
+        self,
+        pattern: Pattern,
+        data: object = ...,
+        *,
+        timeout: float = ...,
+        headers: Headers = ...,
+    ) -> Any: ...
     async def send(
         self,
         pattern: Any,
@@ -74,6 +108,7 @@ class Client(ABC):
         *,
         returns: Any = None,
         timeout: float = DEFAULT_TIMEOUT,
+        headers: Headers = NO_HEADERS,
     ) -> Any:
         """Send a request and wait for its answer, at most `timeout` seconds.
 
@@ -81,12 +116,15 @@ class Client(ABC):
         The answer is decoded as `returns`, or as the method's return type; without
         either it is plain JSON data. None stands for "no value" too.
 
-        Raises `RpcError` with what the service answered, `RequestTimeout`,
-        `ConnectionLost` (`sent` tells whether the service may have got it), and
-        `PayloadError` when the answer does not fit.
+        `headers` go along where the transport has such a thing.
+
+        Raises `RpcError` with what the service answered, `RequestTimeout`, `NoResponders`
+        where a broker can tell that nobody listens, `ConnectionLost` (`sent` tells whether
+        the service may have got it), and `PayloadError` when the answer does not fit.
         """
         pattern, answer = _resolve(pattern, returns)
-        raw = await self._call(pattern, _encoded(data), time_left(timeout))
+        self._check_headers(headers)
+        raw = await self._call(pattern, _encoded(data), time_left(timeout), headers)
         return answer.decode(raw) if raw else None
 
     @overload
@@ -94,18 +132,25 @@ class Client(ABC):
         self,
         pattern: Callable[[S, P], object] | Callable[[S, P, MessageContext], object],
         data: P,
+        *,
+        headers: Headers = ...,
     ) -> None: ...
     @overload
-    async def emit(self, pattern: Callable[[S], object], data: None = ...) -> None: ...
+    async def emit(
+        self, pattern: Callable[[S], object], data: None = ..., *, headers: Headers = ...
+    ) -> None: ...
     @overload
-    async def emit(self, pattern: Pattern, data: object = ...) -> None: ...
-    async def emit(self, pattern: Any, data: Any = UNSET) -> None:
+    async def emit(
+        self, pattern: Pattern, data: object = ..., *, headers: Headers = ...
+    ) -> None: ...
+    async def emit(self, pattern: Any, data: Any = UNSET, *, headers: Headers = NO_HEADERS) -> None:
         """Send an event: returns when it is handed to the connection or confirmed by a broker.
 
         Raises `ConnectionLost`.
         """
         pattern, _ = _resolve(pattern, None)
-        await self._emit(pattern, _encoded(data))
+        self._check_headers(headers)
+        await self._emit(pattern, _encoded(data), headers)
 
     @overload
     def stream(
@@ -113,29 +158,50 @@ class Client(ABC):
         pattern: Callable[[S, P], AsyncIterator[R]]
         | Callable[[S, P, MessageContext], AsyncIterator[R]],
         data: P,
+        *,
+        headers: Headers = ...,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def stream(
-        self, pattern: Callable[[S], AsyncIterator[R]], data: None = ...
+        self,
+        pattern: Callable[[S], AsyncIterator[R]],
+        data: None = ...,
+        *,
+        headers: Headers = ...,
     ) -> AsyncGenerator[R, None]: ...
     @overload
     def stream(
-        self, pattern: Pattern, data: object = ..., *, returns: type[R]
+        self,
+        pattern: Pattern,
+        data: object = ...,
+        *,
+        returns: type[R],
+        headers: Headers = ...,
     ) -> AsyncGenerator[R, None]: ...
     @overload
-    def stream(self, pattern: Pattern, data: object = ...) -> AsyncGenerator[Any, None]: ...
-    def stream(self, pattern: Any, data: Any = UNSET, *, returns: Any = None) -> Any:
+    def stream(
+        self, pattern: Pattern, data: object = ..., *, headers: Headers = ...
+    ) -> AsyncGenerator[Any, None]: ...
+    def stream(
+        self,
+        pattern: Any,
+        data: Any = UNSET,
+        *,
+        returns: Any = None,
+        headers: Headers = NO_HEADERS,
+    ) -> Any:
         """Iterate over a streamed answer; errors are those of `send`, without a timeout.
 
         Use `contextlib.aclosing` around it if you may leave before its end.
         """
         pattern, answer = _resolve(pattern, returns, streamed=True)
-        return self._decoded(pattern, _encoded(data), answer)
+        self._check_headers(headers)
+        return self._decoded(pattern, _encoded(data), headers, answer)
 
     async def _decoded(
-        self, pattern: Pattern, data: bytes, answer: Payload
+        self, pattern: Pattern, data: bytes, headers: Headers, answer: Payload
     ) -> AsyncGenerator[Any, None]:
-        async with aclosing(self._stream(pattern, data)) as items:
+        async with aclosing(self._stream(pattern, data, headers)) as items:
             async for raw in items:
                 yield answer.decode(raw)
 
@@ -147,15 +213,23 @@ class Client(ABC):
     async def aclose(self) -> None:
         """Send what waits to be sent, then end the connections."""
 
+    def _check_headers(self, headers: Headers) -> None:
+        if headers and not self.has_headers:
+            raise DeclarationError(
+                f"{self.where}: messages have no headers there; put what they say into the data."
+            )
+
     @abstractmethod
-    async def _call(self, pattern: Pattern, data: bytes, timeout: float) -> bytes:
+    async def _call(self, pattern: Pattern, data: bytes, timeout: float, headers: Headers) -> bytes:
         """The JSON of the answer; empty for "no value"."""
 
     @abstractmethod
-    async def _emit(self, pattern: Pattern, data: bytes) -> None: ...
+    async def _emit(self, pattern: Pattern, data: bytes, headers: Headers) -> None: ...
 
     @abstractmethod
-    def _stream(self, pattern: Pattern, data: bytes) -> AsyncGenerator[bytes, None]: ...
+    def _stream(
+        self, pattern: Pattern, data: bytes, headers: Headers
+    ) -> AsyncGenerator[bytes, None]: ...
 
 
 def connect(url: str, **options: Any) -> AbstractAsyncContextManager[Client]:

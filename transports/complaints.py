@@ -24,7 +24,7 @@ class Complaints:
     def __init__(self, logger: str, where: str) -> None:
         self.counts: Counter[str] = Counter()
         self._log = logging.getLogger(logger)
-        self._where = where
+        self.where = where
         self._written: dict[str, tuple[float, int, int]] = {}
 
     def say(self, kind: str, text: str) -> None:
@@ -36,7 +36,7 @@ class Complaints:
             self._count(kind, kept_back)
             since, lines, kept_back = now, 0, 0
         if lines < LINES:
-            self._log.warning("%s: %s", self._where, _printable(text))
+            self._log.warning("%s: %s", self.where, _printable(text))
             lines += 1
         else:
             kept_back += 1
@@ -50,7 +50,7 @@ class Complaints:
 
     def _count(self, kind: str, kept_back: int) -> None:
         if kept_back:
-            self._log.warning("%s: %s more: %s", self._where, kept_back, kind)
+            self._log.warning("%s: %s more: %s", self.where, kept_back, kind)
 
 
 def _printable(text: str) -> str:

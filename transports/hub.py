@@ -23,7 +23,7 @@ from .codec import nest
 from .codec.dialect import Dialect
 from .codec.packet import Packet
 from .complaints import Complaints
-from .request import Request
+from .request import WireRequest
 
 if TYPE_CHECKING:
     from .memory import MemoryBridge
@@ -229,7 +229,7 @@ class Link:
             call.fail(ConnectionLost(f"memory://{self._hub.name}", why))
 
 
-class MemoryRequest(Request[Link], gc=False):
+class MemoryRequest(WireRequest[Link], gc=False):
     """A request that came in memory."""
 
     def on_leave(self, function: Callable[[], None]) -> None:

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Mapping
 from typing import Any, Final
 
 import attrs
+import msgspec
 import trio
 from attrs.validators import ge, gt
 
@@ -25,7 +26,7 @@ from ..supervisors.child import Wiring
 from ..supervisors.delivery.intake import Inbound
 from ..supervisors.registry import Target
 from .calls import Call, StreamCall
-from .client import Client
+from .client import Client, Headers
 from .codec import nest
 from .codec.packet import Packet
 from .complaints import Complaints
@@ -271,7 +272,7 @@ class MemoryClient(Client):
             self._link.client_left()
         self._hub.tell()
 
-    async def _call(self, pattern: Pattern, data: bytes, timeout: float) -> bytes:
+    async def _call(self, pattern: Pattern, data: bytes, timeout: float, headers: Headers) -> bytes:
         raw_id = self._new_id()
         body = nest.request(nest.pattern_json(pattern), data, raw_id)
         call = Call(self.where, pattern, trio.current_time() + timeout, timeout)
@@ -288,14 +289,16 @@ class MemoryClient(Client):
             raise call.error
         return call.value
 
-    async def _emit(self, pattern: Pattern, data: bytes) -> None:
+    async def _emit(self, pattern: Pattern, data: bytes, headers: Headers) -> None:
         body = nest.event(nest.pattern_json(pattern, event=True), data)
         limit = self._options.connect_timeout
         link = await self._linked(trio.current_time() + limit, gave_up_on(pattern, limit))
         await link.send(body)
         await trio.lowlevel.checkpoint()  # a queue with room is no reason to hold up the others
 
-    async def _stream(self, pattern: Pattern, data: bytes) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, pattern: Pattern, data: bytes, headers: Headers
+    ) -> AsyncGenerator[bytes, None]:
         raw_id = self._new_id()
         body = nest.request(nest.pattern_json(pattern), data, raw_id)
         limit = self._options.connect_timeout
@@ -349,7 +352,7 @@ class _EventSettlement:
         self._link.finished()
 
     def give_back(self) -> bool:
-        self._link.give_back(attrs.evolve(self._inbound, redelivered=True))
+        self._link.give_back(msgspec.structs.replace(self._inbound, redelivered=True))
         self._link.finished()
         return True
 

@@ -19,9 +19,9 @@ from ..actors.mailbox import Mailbox
 from .codec.dialect import Dialect
 from .complaints import Complaints
 
-__all__ = ["Request", "Wire", "deliver"]
+__all__ = ["INTERNAL", "Request", "Served", "Wire", "WireRequest", "deliver"]
 
-_INTERNAL: Final = "Internal server error"
+INTERNAL: Final = "Internal server error"
 _UNAVAILABLE: Final = {"status": 503, "message": "Service unavailable"}
 
 
@@ -35,8 +35,8 @@ async def deliver(mailbox: Mailbox, envelope: Envelope) -> None:
         envelope.receipt.released("the mailbox is full, or the actor has ended")
 
 
-class Wire(Protocol):
-    """What a request needs of the connection it came on."""
+class Served(Protocol):
+    """What a request needs of the bridge or the connection it came on."""
 
     peer: str
     name: str
@@ -44,6 +44,10 @@ class Wire(Protocol):
 
     @property
     def dialect(self) -> Dialect: ...
+
+
+class Wire(Served, Protocol):
+    """A connection that requests come on and answers leave by."""
 
     def write(self, body: bytes) -> None:
         """Send a packet."""
@@ -55,16 +59,17 @@ class Wire(Protocol):
         """A request ended without an answer, or an event is settled: one less is in flight."""
 
 
+S = TypeVar("S", bound=Served)
 W = TypeVar("W", bound=Wire)
 
 
-class Request(msgspec.Struct, Generic[W], gc=False):
+class Request(msgspec.Struct, Generic[S], gc=False):
     """One request. `raw_id` is its id's JSON as it came, `pattern` its route.
 
     A struct, and not tracked by the garbage collector, for the reasons given at `Envelope`.
     """
 
-    connection: W
+    connection: S
     raw_id: bytes
     handler: Handler
     pattern: str
@@ -83,7 +88,7 @@ class Request(msgspec.Struct, Generic[W], gc=False):
             return
         connection = self.connection
         try:
-            connection.write(connection.dialect.item(self.raw_id, encode(value)))
+            self._write(connection.dialect.item(self.raw_id, encode(value)))
         except (TypeError, ValueError) as error:
             self._unwritable(error)
 
@@ -94,14 +99,14 @@ class Request(msgspec.Struct, Generic[W], gc=False):
         self._end_stream()
         dialect = self.connection.dialect
         if value is UNSET or (value is None and self.handler.void):
-            self.connection.answer(dialect.end(self.raw_id))
+            self._answer(dialect.end(self.raw_id))
             return
         try:
             body = dialect.value(self.raw_id, encode(value))
         except TypeError as error:
             self._unwritable(error)
             return
-        self.connection.answer(body)
+        self._answer(body)
 
     def failed(self, error: Exception) -> None:
         if isinstance(error, PayloadError):
@@ -112,17 +117,17 @@ class Request(msgspec.Struct, Generic[W], gc=False):
             self._fail(error.error)
         else:
             busy = isinstance(error, Retry | MailboxFull)
-            self._fail(_UNAVAILABLE if busy else _INTERNAL)
+            self._fail(_UNAVAILABLE if busy else INTERNAL)
 
     def crashed(self, error: BaseException, path: str, incarnation: int) -> None:
         # No detail of a crash leaves the process; the supervisor logs all of it.
-        self._fail(_INTERNAL)
+        self._fail(INTERNAL)
 
     def undecodable(self, error: Exception) -> None:
         """The payload's own class failed on the data, other than by refusing it."""
         text = f"{self.handler.name}: its payload's class raised {type(error).__name__}"
         self.connection.complaints.say("payload classes that fail", text)
-        self._fail(_INTERNAL)
+        self._fail(INTERNAL)
 
     def released(self, why: str) -> None:
         self._fail(_UNAVAILABLE)
@@ -138,7 +143,7 @@ class Request(msgspec.Struct, Generic[W], gc=False):
         except TypeError as unwritable:
             self._unwritable(unwritable)
             return
-        self.connection.answer(body)
+        self._answer(body)
 
     def _unwritable(self, error: Exception) -> None:
         self.open = False
@@ -147,13 +152,25 @@ class Request(msgspec.Struct, Generic[W], gc=False):
         text = f"{self.handler.name} answered what cannot be written as JSON: {error}"
         connection.complaints.say("answers that cannot be written", text)
         dialect = connection.dialect
-        connection.answer(dialect.failure(self.raw_id, dialect.error_json(_INTERNAL)))
+        self._answer(dialect.failure(self.raw_id, dialect.error_json(INTERNAL)))
 
     def _abandon(self) -> None:
         if self.open:
             self.open = False
             self._end_stream()
-            self.connection.finished()
+            self._finished()
+
+    def _write(self, body: bytes) -> None:
+        """Send a packet, with more to follow."""
+        raise NotImplementedError
+
+    def _answer(self, body: bytes) -> None:
+        """Send the last packet."""
+        raise NotImplementedError
+
+    def _finished(self) -> None:
+        """It ended without an answer."""
+        raise NotImplementedError
 
     def _end_stream(self) -> None:
         """The request is over; a transport that listens for its caller's leaving may stop."""
@@ -187,3 +204,16 @@ class Request(msgspec.Struct, Generic[W], gc=False):
     @property
     def redelivered(self) -> bool:
         return False
+
+
+class WireRequest(Request[W], gc=False):
+    """A request that is answered on the connection it came on."""
+
+    def _write(self, body: bytes) -> None:
+        self.connection.write(body)
+
+    def _answer(self, body: bytes) -> None:
+        self.connection.answer(body)
+
+    def _finished(self) -> None:
+        self.connection.finished()

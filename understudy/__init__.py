@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from msgspec import UNSET
 
     from .actors.actor import Actor, Request
+    from .actors.asyncio_code import asyncio_call, trio_call
     from .actors.context import MessageContext
     from .actors.deferred import Reply
     from .actors.errors import (
@@ -94,6 +95,7 @@ __all__ = [
     "Terminated",
     "UnderstudyError",
     "__version__",
+    "asyncio_call",
     "child",
     "connect",
     "event_pattern",
@@ -107,6 +109,7 @@ __all__ = [
     "run",
     "running",
     "serve",
+    "trio_call",
 ]
 
 _ERRORS = (
@@ -116,6 +119,7 @@ _ERRORS = (
 )
 _HOMES = {
     ".actors.actor": "Actor Request",
+    ".actors.asyncio_code": "asyncio_call trio_call",
     ".actors.context": "MessageContext",
     ".actors.deferred": "Reply",
     ".actors.errors": _ERRORS,

@@ -15,7 +15,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-import attrs
+import msgspec
 import trio
 
 from ...actors.cell import Cell
@@ -75,6 +75,16 @@ class EventDelivery(_Unsettled):
         self.unsettled = True
         self._age_from: float | None = None
 
+    def offer(self) -> bool:
+        """Put it into the mailbox if there is room; what does not fit is dead at once."""
+        mailbox = self._target.cell.mailbox
+        if len(mailbox.queue) >= mailbox.limit:
+            return False
+        envelope = self._envelope()
+        if envelope is not None:
+            mailbox.put(envelope)
+        return True
+
     async def begin(self) -> None:
         """Put it into the mailbox, waiting for room; what does not fit is dead at once."""
         envelope = self._envelope()
@@ -115,7 +125,7 @@ class EventDelivery(_Unsettled):
             delay = self.policy.after_retry(self._age(), error.after)
             if delay is None:
                 self._dead(error, "expired", 0)
-            elif not self._again(delay, attrs.evolve(self.inbound, redelivered=True)):
+            elif not self._again(delay, msgspec.structs.replace(self.inbound, redelivered=True)):
                 self._dead(error, "too many wait", 0)
         elif isinstance(error, MailboxFull) and error.__traceback__ is None:
             # Never raised, so not a handler's: its own mailbox had no room for it.
@@ -134,7 +144,7 @@ class EventDelivery(_Unsettled):
         elif not self.policy.allows(self._age() + delay):
             self._dead(error, "expired", incarnation)
         elif not self._again(
-            delay, attrs.evolve(self.inbound, attempt=attempt + 1, redelivered=True)
+            delay, msgspec.structs.replace(self.inbound, attempt=attempt + 1, redelivered=True)
         ):
             self._dead(error, "too many wait", incarnation)
 
@@ -143,7 +153,7 @@ class EventDelivery(_Unsettled):
             return
         if self._target.cell.mailbox.is_open:
             # Cancelled with an incarnation, not by its own fault: it waits for the next.
-            self.inbound = attrs.evolve(self.inbound, redelivered=True)
+            self.inbound = msgspec.structs.replace(self.inbound, redelivered=True)
             self._readmit()
         elif self._settlement.give_back():
             self.unsettled = False

@@ -17,9 +17,9 @@ Requests take a shorter way: their bridge answers them itself.
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Final, Protocol
 
-import attrs
+import msgspec
 
 from ...actors.cell import CellServices
 from ...actors.envelope import Settlement
@@ -45,9 +45,14 @@ class IntakeServices(CellServices, Protocol):
         ...
 
 
-@attrs.frozen(kw_only=True)
-class Inbound:
-    """An event as it came in. `first_at` is in unix seconds; the rest as in `Origin`."""
+_NO_HEADERS: Final[Mapping[str, str]] = {}
+
+
+class Inbound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+    """An event as it came in. `first_at` is in unix seconds; the rest as in `Origin`.
+
+    A struct for the reasons given at `Envelope`: one is made for every event.
+    """
 
     transport: str
     source: str
@@ -55,10 +60,10 @@ class Inbound:
     data: bytes
     message_id: str
     correlation_id: str | None = None
-    headers: Mapping[str, str] = {}
+    headers: Mapping[str, str] = _NO_HEADERS
     attempt: int = 1
     redelivered: bool = False
-    first_at: float = attrs.field(factory=time.time)
+    first_at: float = msgspec.field(default_factory=time.time)
 
 
 class Intake:
@@ -69,6 +74,18 @@ class Intake:
         self.policy = policy
         # A dict, not a set: the order in which they are given back is repeatable.
         self.waiting: dict[EventDelivery, None] = {}
+
+    def offer(self, inbound: Inbound, settlement: Settlement) -> bool:
+        """`event`, if nothing has to be waited for; False if something has, and nothing was done.
+
+        The usual event has one handler, whose mailbox has room: it pays for nothing else.
+        """
+        if self.services.office.full:
+            return False
+        targets = self.services.registry.event(inbound.pattern)
+        if len(targets) != 1:
+            return False
+        return self._delivery(targets[0], inbound, settlement).offer()
 
     async def event(self, inbound: Inbound, settlement: Settlement) -> None:
         """Give an event to its handlers, waiting for room; it is settled later, once.

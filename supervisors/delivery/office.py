@@ -78,9 +78,14 @@ class DeadLetterOffice:
         else:
             self.take(letter)
 
+    @property
+    def full(self) -> bool:
+        """Whether no more letters may come for now."""
+        return len(self._backlog) >= self._most
+
     async def room(self) -> None:
         """Wait while the backlog is full; intake of events calls this before it takes more."""
-        while len(self._backlog) >= self._most:
+        while self.full:
             if self._room.is_set():
                 self._room = trio.Event()  # never replaced while somebody waits for it
             await self._room.wait()

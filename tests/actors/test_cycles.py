@@ -18,6 +18,7 @@ from understudy.actors.handlers import message_pattern
 from understudy.actors.mailbox import Mailbox
 from understudy.actors.ref import Ref
 from understudy.supervisors.child import Supervisor, child
+from understudy.supervisors.pool import pool
 from understudy.supervisors.system import System, running
 from understudy.testing import isolated
 
@@ -63,6 +64,11 @@ async def cause(awaitable: Awaitable[Any]) -> BaseException | None:
     while isinstance(error, ActorCrashed | ExceptionGroup):
         error = error.__cause__ if isinstance(error, ActorCrashed) else error.exceptions[0]
     return error
+
+
+def with_pool(size: int, **options: Any) -> Supervisor:
+    pooled = pool(Node, size=size, name="p", max_restarts=99, **options)
+    return Supervisor("t", [child(Node, name="a"), pooled], max_restarts=99)
 
 
 # -- refused
@@ -144,6 +150,48 @@ async def test_a_ring_whose_every_lane_waits_is_refused(clock: MockClock) -> Non
         error = await cause(system.ref("a").ask(asks("b", "a", "b", "a")))
         assert isinstance(error, AskCycle)
         assert trio.current_time() == 0
+
+
+async def test_a_member_of_a_pool_that_asks_back_is_refused(clock: MockClock) -> None:
+    async with running(with_pool(3)) as system:
+        error = await cause(system.ref("a").ask(asks("p", "a")))
+        assert isinstance(error, AskCycle)
+        assert error.paths == ("t/p/1", "t/a", "t/p/1")
+        assert trio.current_time() == 0
+
+
+async def test_the_only_member_of_a_pool_that_asks_its_pool_is_refused(clock: MockClock) -> None:
+    async with running(with_pool(1)) as system:
+        error = await cause(system.ref("p").ask(asks("p")))
+        assert isinstance(error, AskCycle)
+        assert error.paths == ("t/p/1", "t/p/1")
+        assert trio.current_time() == 0
+
+
+async def test_asking_a_pool_whose_chosen_member_waits_for_this_one_is_refused(
+    clock: MockClock,
+) -> None:
+    begun: list[str] = []
+
+    @Step
+    async def begin(node: Node) -> None:
+        begun.append(node.path)
+
+    @Step
+    async def ask_the_pool(node: Node) -> str:
+        await trio.sleep(1)
+        with pytest.raises(AskCycle, match="t/a -> t/p/1 -> t/a"):
+            await node.lookup("p").ask(begin)
+        return "refused"
+
+    async with running(with_pool(1)) as system:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(system.ref("a").ask, ask_the_pool)
+            await wait_all_tasks_blocked()
+            assert await system.ref("p").ask(asks("a")) == "answer of t/a"
+        assert trio.current_time() == 1
+
+    assert begun == []
 
 
 # -- not refused
@@ -312,6 +360,26 @@ async def test_an_actor_that_restarts_is_taken_to_be_able_to_answer(clock: MockC
         s.ref("b").tell(crash)
         await wait_all_tasks_blocked()
         assert await s.ref("a").ask(asks("b")) == "answer of t/b"
+
+
+@pytest.mark.parametrize(("size", "concurrency"), [(2, 1), (1, 2)])
+async def test_another_member_or_lane_of_a_pool_makes_it_no_cycle(
+    size: int, concurrency: int, clock: MockClock
+) -> None:
+    async with running(with_pool(size, concurrency=concurrency)) as system:
+        assert await system.ref("p").ask(asks("p")) == f"answer of t/p/{size}"
+
+
+async def test_a_pool_whose_free_member_is_chosen_is_no_cycle(clock: MockClock) -> None:
+    @Step
+    async def ask_the_pool(node: Node) -> Any:
+        await trio.sleep(1)
+        return await asks("p")(node)
+
+    async with running(with_pool(2, by="least_busy")) as system, trio.open_nursery() as nursery:
+        nursery.start_soon(system.ref("t/p/1").ask, asks("a"))
+        nursery.start_soon(system.ref("t/p/2").ask, asks())
+        assert await system.ref("a").ask(ask_the_pool) == "answer of t/p/2"
 
 
 # -- against a simulation

@@ -72,6 +72,10 @@ async def exits_in_a_nursery(life: Incarnation) -> None:
             raise SystemExit(3)
 
 
+async def its_children_exit(life: Incarnation) -> None:
+    raise Crash(BaseExceptionGroup("", [SystemExit(3)]))
+
+
 async def kills_itself(life: Incarnation) -> None:
     life.kill()
     await trio.sleep_forever()
@@ -95,6 +99,7 @@ async def fails_in_its_clean_up(life: Incarnation) -> None:
         (gives_up, "gave up", SupervisorGaveUp, False),
         (is_interrupted, "fatal", KeyboardInterrupt, False),
         (exits_in_a_nursery, "fatal", SystemExit, False),
+        (its_children_exit, "fatal", SystemExit, False),
         (kills_itself, "killed", None, False),
         (fails_in_its_clean_up, "killed", ZeroDivisionError, False),
     ],

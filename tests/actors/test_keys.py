@@ -531,6 +531,57 @@ def test_what_waits_in_lines_is_released_at_the_end() -> None:
     assert keys.begin(Envelope(Job("a", 9)))
 
 
+class Delivery:
+    """The receipt of an event that may end while it waits for its next attempt."""
+
+    def __init__(self) -> None:
+        self.open = True
+
+
+def keyed() -> Keys:
+    mailbox = Mailbox("m", 8)
+    mailbox.open()
+    return Keys(mailbox, key_function("key", "m"))
+
+
+def attempt(delivery: Any) -> Envelope:
+    return Envelope(Job("a", 1), None, delivery)
+
+
+def test_a_key_is_free_when_its_event_has_ended_while_it_waited_to_come_again() -> None:
+    keys, delivery = keyed(), Delivery()
+    assert keys.begin(attempt(delivery))
+    keys.done(attempt(delivery), again=True)
+    delivery.open = False
+
+    assert keys.begin(Envelope(Job("a", 2)))
+
+
+def test_a_key_is_not_free_while_its_event_is_in_hand_again() -> None:
+    keys, delivery = keyed(), Delivery()
+    assert keys.begin(attempt(delivery))
+    keys.done(attempt(delivery), again=True)
+    assert keys.begin(attempt(delivery))
+    delivery.open = False
+
+    assert not keys.begin(Envelope(Job("a", 2)))
+
+
+@pytest.mark.parametrize("end", ["done", "release"])
+def test_an_event_that_ended_away_is_not_taken_to_be_away_later(end: str) -> None:
+    keys, delivery = keyed(), Delivery()
+    assert keys.begin(attempt(delivery))
+    keys.done(attempt(delivery), again=True)
+    if end == "done":
+        keys.done(attempt(delivery), again=False)
+    else:
+        keys.release(lambda envelope: None)
+    assert keys.begin(attempt(delivery))
+    delivery.open = False
+
+    assert not keys.begin(Envelope(Job("a", 2)))
+
+
 # -- random schedules
 
 FATES = st.sampled_from(["", "", "", "crash", "reject", "retry"])

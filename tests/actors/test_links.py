@@ -367,3 +367,10 @@ async def test_who_traps_exits_but_takes_no_exited_makes_a_death_pact(clock: Moc
         await trio.sleep(1)
 
     assert [type(crash.error) for crash in crashes] == [OSError, DeathPact]
+    assert (crashes[1].error.watched, crashes[1].error.how) == ("life/linked", "crashed")
+    assert str(crashes[1].error) == (
+        "life/strict is linked to life/linked, which ended: crashed. It sets trap_exits, so "
+        "that it is told by a message, and takes no Exited message. Add Exited to its "
+        "Actor[...] protocol and handle it in receive; or leave out trap_exits, to crash with "
+        "an actor that ends abnormally; or watch instead of link."
+    )

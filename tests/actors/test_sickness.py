@@ -7,12 +7,15 @@ import trio
 from trio.testing import MockClock
 
 from understudy.actors.actor import Actor
+from understudy.actors.behavior import Behavior
+from understudy.actors.envelope import Envelope
 from understudy.actors.errors import RpcError
 from understudy.actors.handlers import event_pattern, message_pattern
 from understudy.actors.incarnation import SupervisorGaveUp
 from understudy.actors.lifecycle import Crashed, Recovered, Restarting, Sick
+from understudy.actors.mailbox import Mailbox
 from understudy.actors.retry import RetryPolicy
-from understudy.actors.sickness import outside_delay
+from understudy.actors.sickness import Sickness, outside_delay
 from understudy.testing import Isolated, isolated
 
 MANY_TRIES = RetryPolicy(attempts=1000, delays=(0.0,))
@@ -284,3 +287,25 @@ async def test_on_sick_escalate_makes_every_tenth_crash_the_actor_s_own(
 
     with pytest.raises(SupervisorGaveUp, match="more than 1 restarts in 5 s"):
         await run()
+
+
+class Outside:
+    """A delivery: the receipt and the origin of one message from outside."""
+
+
+def test_only_events_from_outside_are_held() -> None:
+    patient = Behavior.of(Patient)
+    event, request = patient.events["order"][0], patient.requests["hello"]
+    mailbox: Any = Mailbox("p", 8)
+    timers: Any = None
+    sickness = Sickness(mailbox, timers, 1, lambda envelope: None)
+    outside: Any = Outside()
+    another: Any = Outside()
+
+    assert not sickness.holds(Envelope("x", event))
+    assert not sickness.holds(Envelope("x", event, None, outside))
+    assert not sickness.holds(Envelope("x", event, another, outside))
+    assert not sickness.holds(Envelope("x", request, outside, outside))
+    assert not sickness.holds(Envelope("x", None, outside, outside))
+    assert sickness.holds(Envelope("x", event, outside, outside))
+    assert len(sickness.held) == 1

@@ -194,6 +194,26 @@ async def test_become_takes_nothing_but_a_method_of_its_own(receive: Any, clock:
     assert "become takes a method of this actor" in str(caught.value.__cause__)
 
 
+@pytest.mark.parametrize("name", ["streaming", "yielding"])
+async def test_become_refuses_a_generator_at_the_call(name: str, clock: MockClock) -> None:
+    class Streams(Phone):
+        async def streaming(self, message: Any) -> Any:
+            yield message
+
+        def yielding(self, message: Any) -> Any:
+            yield message
+
+    async with isolated(Streams) as phone:
+        with pytest.raises(ActorCrashed) as caught:
+            await phone.ask(Do(lambda self: self.become(getattr(self, name))))
+        assert await phone.ask(State()) == "idle"
+
+    assert isinstance(caught.value.__cause__, TypeError)
+    assert f"{name} is a generator, which cannot stand in for receive" in str(
+        caught.value.__cause__
+    )
+
+
 async def test_a_leftover_of_an_ended_life_changes_no_state(clock: MockClock) -> None:
     lives: list[Phone] = []
     async with isolated(Phone) as phone:

@@ -134,6 +134,22 @@ async def test_watching_again_does_not_make_it_two(
     assert len(story) == 1
 
 
+async def test_watching_again_after_its_end_was_put_on_the_way_does_not_make_it_two(
+    story: Story, clock: MockClock
+) -> None:
+    async with watching(story) as (_, watcher, watched):
+
+        async def watch_late(self: Watcher) -> None:
+            watched.tell("end", "stop")
+            await trio.sleep(1)
+            self.watch(watched)
+
+        await watcher.ask(Do(watch_late))
+        await trio.sleep(1)
+
+    assert [path for path, _, _ in story] == [ENDED]
+
+
 async def test_an_actor_that_ended_before_is_told_at_once_and_once(
     story: Story, clock: MockClock
 ) -> None:

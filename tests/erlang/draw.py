@@ -46,7 +46,7 @@ def draw(seed: int, number: int) -> Scenario:
 # -- trees --------------------------------------------------------------------
 
 _RESTARTS: Final[list[Restart]] = ["permanent", "transient", "temporary"]
-_FAILING: Final[list[Failing]] = ["raises", "hangs"]
+_FAILING: Final[dict[Failing, int]] = {"raises": 15, "hangs": 1, "ignores": 4}
 _STRATEGIES: Final[list[Strategy]] = ["one_for_one", "one_for_all", "rest_for_one"]
 _AUTO: Final[list[Auto]] = ["never", "any", "all"]
 _STOPS: Final[dict[tuple[Limit, Stops], int]] = {
@@ -85,17 +85,26 @@ def _member(random: Random, name: str, depth: int, above: Team) -> Member:
 def _worker(random: Random, name: str, above: Team, *, first_fails: float) -> Worker:
     restart = random.choices(_RESTARTS, [5, 4, 3])[0]
     limit, stops = random.choices(list(_STOPS), list(_STOPS.values()))[0]
-    failing = [1] if random.random() < first_fails else []
+    failing: list[tuple[int, Failing]] = []
+    if random.random() < first_fails:
+        failing.append((1, _failure(random)))
+    elif random.random() < 0.06:
+        failing.append((1, "ignores"))
     if random.random() < 0.4:
-        failing += [number for number in range(2, 7) if random.random() < 0.4]
+        later = [number for number in range(2, 7) if random.random() < 0.4]
+        failing.extend((number, _failure(random)) for number in later)
     return Worker(
         name=name,
         restart=restart,
         limit=limit,
         stops=stops,
         significant=_significant(random, restart, above),
-        failing=tuple((number, random.choices(_FAILING, [15, 1])[0]) for number in failing),
+        failing=tuple(failing),
     )
+
+
+def _failure(random: Random) -> Failing:
+    return random.choices(list(_FAILING), list(_FAILING.values()))[0]
 
 
 def _significant(random: Random, restart: Restart, above: Team | None) -> bool:

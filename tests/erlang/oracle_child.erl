@@ -25,6 +25,9 @@ begin_with(works, {Table, Path, Number, _} = State) ->
 begin_with(raises, {Table, Path, Number, _}) ->
     log(Table, "fail", Path, Number),
     {stop, cannot_start};
+begin_with(ignores, {Table, Path, Number, _}) ->
+    log(Table, "ignore", Path, Number),
+    ignore;
 begin_with(hangs, {Table, Path, Number, _}) ->
     log(Table, "hang", Path, Number),
     ets:insert(Table, {{hangs, self()}, Path}),

@@ -9,6 +9,7 @@ import attrs
 import trio
 
 from understudy.actors.actor import Actor
+from understudy.actors.errors import Ignore
 
 from .scenario import Worker
 
@@ -54,12 +55,17 @@ class Puppet(Actor[Crash | Leave | Kill]):
             self.log("wait")
             how = "raises" if await self.stage.pass_gate() == "fail" else how
         if how != "works":
-            self.log("fail" if how == "raises" else "hang")
-            self.stage.tally.add(f"start {'fails' if how == 'raises' else 'hangs'}")
+            self.log({"raises": "fail", "hangs": "hang", "ignores": "ignore"}[how])
         if how == "hangs":
+            self.stage.tally.add("start hangs")
             await trio.sleep_forever()
         if how == "raises":
+            self.stage.tally.add("start fails")
             raise OSError("cannot start")
+        if how == "ignores":
+            first = "again" if self.incarnation > 1 else "first"
+            self.stage.tally.add(f"start ignored, {first}, {self.worker.restart}")
+            raise Ignore
         self.stage.up(self.path, self.incarnation, self.number)
 
     async def stopping(self) -> None:

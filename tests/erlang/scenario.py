@@ -30,7 +30,7 @@ __all__ = [
 Restart = Literal["permanent", "transient", "temporary"]
 Limit = Literal["brutal", "seconds", "infinity"]
 Stops = Literal["clean", "slow", "hangs"]
-Failing = Literal["raises", "hangs"]
+Failing = Literal["raises", "hangs", "ignores"]
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Auto = Literal["never", "any", "all"]
 
@@ -40,7 +40,8 @@ class Worker:
     """A child that does nothing but live, and end as it is told.
 
     `limit` is what its supervisor grants it for an ordered stop; `stops` is how it takes
-    that; `failing` says which of its starts fail, and how.
+    that; `failing` says which of its starts fail, and how. One that `ignores` is no failure,
+    but does not run.
     """
 
     name: str

@@ -4,6 +4,7 @@ A comparison says nothing about a rule that no scenario needs.
 """
 
 from collections import Counter
+from typing import Final
 
 import trio
 
@@ -12,6 +13,8 @@ from understudy.actors.lifecycle import Crashed, GaveUp, Notice, Restarting, Sto
 from .scenario import Member, Team, Worker
 
 __all__ = ["Tally"]
+
+ENDED_FROM_ABOVE: Final = frozenset({"shutdown", "killed", "stuck"})
 
 
 class Tally:
@@ -37,7 +40,7 @@ class Tally:
                 self.add("restart fails")
             case Stopped(how="normal") if isinstance(member, Team):
                 self.add(f"auto_shutdown {member.auto_shutdown}")
-            case Stopped() if isinstance(member, Worker) and notice.how != "normal":
+            case Stopped() if isinstance(member, Worker) and notice.how in ENDED_FROM_ABOVE:
                 self.add(f"stop {member.limit} {member.stops}")
             case _:
                 pass

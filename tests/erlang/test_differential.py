@@ -3,8 +3,9 @@
 The differences on purpose: a supervisor that gives up ends abnormally, so OTP's is made
 to do so here, and one test shows what that changes; our clock knows more than whole
 seconds; and crashes on messages from outside, which nothing here sends, are not counted.
-OTP's `ignore` has no counterpart. Left out on our side's own rules: a stop from above
-does not wait for a start that takes long, so nothing stops a supervisor that is held.
+Only workers ignore their start: our supervisors have no way to. Left out on our side's own
+rules: a stop from above does not wait for a start that takes long, so nothing stops a
+supervisor that is held.
 """
 
 import pytest
@@ -25,6 +26,8 @@ RULES = {
     *(f"auto_shutdown {which}{root}" for which in ("any", "all") for root in ("", " of the root")),
     *("restart after the window", "restart at the edge of the window", "restart fails"),
     *("crash", "kill", "leave", "start fails", "start hangs", "start held"),
+    *(f"start ignored, first, {kind}" for kind in ("permanent", "transient", "temporary")),
+    *(f"start ignored, again, {kind}" for kind in ("permanent", "transient")),
     *("stop brutal clean", "stop seconds clean", "stop seconds slow", "stop seconds hangs"),
     *("stop infinity clean", "stop infinity slow"),
     *(f"start_child {outcome}" for outcome in ("ok", "failed", "refused", "ok after a wait")),

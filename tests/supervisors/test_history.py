@@ -59,7 +59,7 @@ def _crashed(path: str, incarnation: int = 1, **facts: Any) -> Crashed:
 
 
 def _restarting(path: str, incarnation: int = 2, **facts: Any) -> Restarting:
-    facts = {"delay": 0.0, "left": 2, "within": 5.0} | facts
+    facts = {"delay": 0.0, "left": 2, "max_restarts": 3, "within": 5.0} | facts
     return Restarting(path=path, incarnation=incarnation, **facts)
 
 
@@ -82,7 +82,7 @@ def test_a_restart_is_told_with_its_crash_and_the_line_of_the_handler(history: H
 
     line = _stock.__code__.co_firstlineno + 1
     assert str(history.why("shop/stock")) == (
-        "shop/stock (incarnation 2) was restarted (2 more allowed within 5 s)\n"
+        "shop/stock (incarnation 2) was restarted (1 of 3 in 5 s used)\n"
         "  because shop/stock (incarnation 1) crashed on 'stock.reserve', message m-17: "
         f"ValueError: negative (test_history.py:{line} in _stock)"
     )
@@ -97,7 +97,7 @@ def test_a_sibling_that_was_restarted_too_is_told_of_the_one_that_crashed(
 
     assert [cause.text for cause in story.causes] == [
         "shop/c was restarted with shop/a",
-        "shop/a (incarnation 2) was restarted with shop/b, shop/c (2 more allowed within 5 s)",
+        "shop/a (incarnation 2) was restarted with shop/b, shop/c (1 of 3 in 5 s used)",
         "shop/a (incarnation 1) crashed: ValueError: boom",
     ]
     assert history.why("shop/d").causes == ()
@@ -116,7 +116,7 @@ def test_a_rebuilt_subtree_is_told_up_to_the_first_crash(history: History) -> No
 
     assert [cause.text for cause in history.why("shop/domain/orders").causes] == [
         "shop/domain/orders was restarted with all of shop/domain",
-        "shop/domain (incarnation 2) was restarted (2 more allowed within 5 s)",
+        "shop/domain (incarnation 2) was restarted (1 of 3 in 5 s used)",
         "shop/domain (incarnation 1) gave up: restarting shop/domain/stock would have been more "
         "than 3 restarts within 5 s; escalated to shop",
         "shop/domain/stock (incarnation 4) crashed: ValueError: boom",
@@ -152,6 +152,22 @@ def test_a_child_that_never_started_is_told_of_as_well(history: History) -> None
     ]
 
 
+@pytest.mark.parametrize(
+    ("left", "said"),
+    [
+        (2, "(1 of 3 in 5 s used)"),
+        (0, "(3 of 3 in 5 s used)"),
+        (None, "(not counted: a message from outside is to blame)"),
+    ],
+)
+def test_a_restart_says_how_much_of_the_window_is_used(
+    left: int | None, said: str, history: History
+) -> None:
+    _tell(history, _crashed("shop/a"), _restarting("shop/a", left=left))
+
+    assert history.why("shop/a").causes[0].text == f"shop/a (incarnation 2) was restarted {said}"
+
+
 def test_a_clean_end_that_led_to_a_restart_is_told(history: History) -> None:
     _tell(
         history,
@@ -161,7 +177,7 @@ def test_a_clean_end_that_led_to_a_restart_is_told(history: History) -> None:
     )
 
     assert [cause.text for cause in history.why("shop/a").causes] == [
-        "shop/a (incarnation 3) was restarted (2 more allowed within 5 s)",
+        "shop/a (incarnation 3) was restarted (1 of 3 in 5 s used)",
         "shop/a (incarnation 2) ended by itself, without an error",
     ]
 
@@ -283,7 +299,7 @@ def _remembering(system: System) -> History:
 
 
 async def test_a_crash_in_a_tree_is_told_with_its_handler(clock: MockClock) -> None:
-    async with running(Supervisor("shop", [child(Stock)])) as system:
+    async with running(Supervisor("shop", [child(Stock)], max_restarts=4, within=9)) as system:
         history = _remembering(system)
         system.ref(Stock).tell(0)
         await trio.sleep(60)
@@ -293,6 +309,7 @@ async def test_a_crash_in_a_tree_is_told_with_its_handler(clock: MockClock) -> N
     line = Stock.receive.__code__.co_firstlineno + 1
     restarted, crash = story.splitlines()
     assert restarted.startswith("shop/stock (incarnation 2) was restarted")
+    assert "(1 of 4 in 9 s used)" in restarted
     assert crash.startswith("  because shop/stock (incarnation 1) crashed on 'int': ZeroDivision")
     assert crash.endswith(f"(test_history.py:{line} in receive)")
 

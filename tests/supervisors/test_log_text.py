@@ -27,13 +27,22 @@ from understudy.actors.lifecycle import (
     Stuck,
     Undelivered,
 )
-from understudy.supervisors.log_text import chain_of, explain, fields_of, line_of, seconds
+from understudy.supervisors.log_text import (
+    chain_of,
+    describe,
+    explain,
+    fields_of,
+    line_of,
+    seconds,
+)
+from understudy.supervisors.supervisor import ChildEscalated
 
 ORDERS: dict[str, Any] = {"path": "shop/orders", "incarnation": 1}
 
 
 def _restarting(**changes: Any) -> Restarting:
-    facts: dict[str, Any] = {"delay": 0.0, "left": 4, "within": 30.0, **ORDERS, "incarnation": 2}
+    window = {"left": 4, "max_restarts": 5, "within": 30.0}
+    facts: dict[str, Any] = {"delay": 0.0, **window, **ORDERS, "incarnation": 2}
     return Restarting(**(facts | changes))
 
 
@@ -273,3 +282,11 @@ def _failed() -> StartFailed:
 
 def _gave_up() -> SupervisorGaveUp:
     return SupervisorGaveUp("shop", "shop/orders", 3, 5.0)
+
+
+def test_an_error_of_the_tree_itself_is_a_sentence_without_the_name_of_its_class() -> None:
+    escalated = ChildEscalated("shop", "shop/db")
+
+    assert describe(escalated) == (
+        "shop ended with its child shop/db, whose failure is to be escalated"
+    )

@@ -9,12 +9,15 @@ from trio.testing import MockClock
 from trio.testing import wait_all_tasks_blocked as settled
 
 from understudy.actors.actor import Actor, Request
-from understudy.actors.errors import ActorStopped, DeclarationError, MailboxFull
+from understudy.actors.errors import ActorStopped, DeclarationError, MailboxFull, Retry, StartFailed
 from understudy.actors.handlers import event_pattern, message_pattern
+from understudy.actors.incarnation import SupervisorGaveUp
 from understudy.actors.lifecycle import Notice, Undelivered
+from understudy.actors.ref import Ref
+from understudy.actors.watching import Terminated
 from understudy.supervisors.child import Supervisor, child, needs
 from understudy.supervisors.delivery.intake import Inbound
-from understudy.supervisors.pool import pool
+from understudy.supervisors.pool import Pool, pool
 from understudy.supervisors.system import System, running
 
 
@@ -370,6 +373,28 @@ async def test_an_event_that_crashes_its_member_is_tried_again_by_the_pool(
     assert settlement.acknowledged == 1
 
 
+@pytest.mark.parametrize("error", [Retry(after=5), OSError()], ids=["retry", "crash"])
+async def test_an_event_is_tried_again_where_others_of_its_key_wait_for_it(
+    error: Exception, done: list[str], clock: MockClock
+) -> None:
+    class Fragile(Mailer):
+        @event_pattern("mail.sent")
+        async def sent(self, user: str) -> None:
+            self.done.append(self.path[-1])
+            if len(self.done) < 3:
+                raise error
+
+    settlements = [Settled() for _ in range(3)]
+    pooled = pool(Fragile, done, size=2, key=str, concurrency=2)
+    async with running(Supervisor("top", [pooled])) as system:
+        for number, settlement in enumerate(settlements):
+            await system.intake.event(event("ann", str(number)), settlement)
+        await trio.sleep(100)
+
+    assert [settlement.acknowledged for settlement in settlements] == [1, 1, 1]
+    assert sorted(done) == ["1", "1", "1", "2", "2"]
+
+
 async def test_mail_for_a_pool_whose_members_have_all_ended_is_undelivered(
     done: list[str], clock: MockClock
 ) -> None:
@@ -385,6 +410,142 @@ async def test_mail_for_a_pool_whose_members_have_all_ended_is_undelivered(
         assert not mailer.alive
 
     assert [notice.path for notice in seen if isinstance(notice, Undelivered)] == ["top/mailer"]
+
+
+# -- watched ----------------------------------------------------------------------
+
+
+class Watcher(Actor[Any]):
+    """Watches the pool, and writes down how it ended."""
+
+    def __init__(self, mailer: Ref[Any], story: list[Any]) -> None:
+        self.mailer, self.story = mailer, story
+
+    async def started(self) -> None:
+        self.watch(self.mailer)
+
+    def receive(self, message: Any) -> Any:
+        if isinstance(message, Terminated):
+            self.story.append((message.ref.path, message.how, type(message.error)))
+            return None
+        return message(self)
+
+
+def watched(done: list[str], story: list[Any], **options: Any) -> Supervisor:
+    """The watcher stands before the pool, so that it watches before the pool has started."""
+    mailers = pool(Mailer, done, **{"size": 2, "max_restarts": 1, **options})
+    return Supervisor("top", [child(Watcher, needs("mailer"), story), mailers])
+
+
+async def test_the_end_of_a_pool_is_told_once(done: list[str], clock: MockClock) -> None:
+    story: list[Any] = []
+    async with running(watched(done, story)) as system:
+        await system.stop_child("top/mailer")
+        await trio.sleep(1)
+
+    assert story == [("top/mailer", "shutdown", type(None))]
+
+
+async def test_the_end_of_a_member_is_none_of_its_pool(done: list[str], clock: MockClock) -> None:
+    story: list[Any] = []
+    async with running(watched(done, story, restart="temporary")) as system:
+        for _ in range(2):
+            system.ref(Mailer).tell(Crash())
+            await settled()
+        system.ref(Watcher).tell(lambda self: self.watch(self.mailer))
+        await settled()
+        assert not system.ref(Mailer).alive
+        assert story == []
+
+
+async def test_a_pool_that_gives_up_is_told_even_if_it_is_rebuilt(
+    done: list[str], clock: MockClock
+) -> None:
+    story: list[Any] = []
+    async with running(watched(done, story)) as system:
+        for _ in range(2):
+            system.ref("top/mailer/1").tell(Crash())
+            await settled()
+        assert system.ref(Mailer).alive
+
+    assert story == [("top/mailer", "gave up", SupervisorGaveUp)]
+
+
+async def test_a_pool_that_has_ended_is_told_at_once(done: list[str], clock: MockClock) -> None:
+    story: list[Any] = []
+    async with running(watched(done, story)) as system:
+        mailer = system.ref(Mailer)
+        await system.stop_child("top/mailer")
+        await settled()
+        system.ref(Watcher).tell(lambda self: self.watch(mailer))
+        await settled()
+
+    assert story[1:] == [("top/mailer", "not running", type(None))]
+
+
+async def test_a_pool_that_was_never_started_is_told_to_have_ended(
+    done: list[str], clock: MockClock
+) -> None:
+    class Broken(Actor):
+        async def started(self) -> None:
+            await trio.sleep(1)
+            raise OSError
+
+    class Plain(Actor[Any]):
+        """Handles no pattern, so that it may stand beside the other pool."""
+
+    story: list[Any] = []
+    inner = Supervisor("inner", [child(Broken), pool(Plain, size=1)])
+    async with running(watched(done, story)) as system, trio.open_nursery() as nursery:
+
+        async def start() -> None:
+            with pytest.raises(StartFailed):
+                await system.start_child(inner)
+
+        nursery.start_soon(start)
+        await settled()
+        system.ref(Watcher).tell(lambda self: self.watch(self.lookup("top/inner/plain")))
+        await trio.sleep(2)
+        assert story == [("top/inner/plain", "not running", type(None))]
+
+
+async def test_nothing_is_told_of_a_pool_after_unwatch(done: list[str], clock: MockClock) -> None:
+    story: list[Any] = []
+    async with running(watched(done, story)) as system:
+        mailer = system.ref(Mailer)
+        owner = mailer._mailbox.owner
+        assert isinstance(owner, Pool)
+        assert len(owner._watchers) == 1
+        system.ref(Watcher).tell(lambda self: self.unwatch(self.mailer))
+        await settled()
+        assert len(owner._watchers) == 0
+        await system.stop_child("top/mailer")
+        await settled()
+
+    assert story == []
+
+
+async def test_a_pool_cannot_be_linked_to_and_the_error_says_what_can(
+    done: list[str], clock: MockClock
+) -> None:
+    seen: list[str] = []
+
+    def link(self: Watcher) -> None:
+        with pytest.raises(TypeError) as caught:
+            self.link(self.mailer)
+        seen.append(str(caught.value))
+
+    async with running(watched(done, [])) as system:
+        system.ref(Watcher).tell(link)
+        await settled()
+
+    assert seen == [
+        "top/mailer is a pool, more than one actor: only its end can be watched. Name one of "
+        "its members instead: lookup('top/mailer/1')."
+    ]
+
+
+# -- the rest ---------------------------------------------------------------------
 
 
 async def test_statistics_of_a_pool_are_those_of_its_members_together(

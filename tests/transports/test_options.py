@@ -79,7 +79,10 @@ def test_options_that_cannot_work_are_refused(
         ("", "is no transport URL; one looks like tcp://127.0.0.1:3001."),
         ("tcp://host:port", "tcp://host:port is no URL: Port could not be cast to integer"),
         ("tcp://host:70000", "tcp://host:70000 is no URL: Port out of range 0-65535."),
-        ("carrier-pigeon://roof", "no transport for 'carrier-pigeon'. There are: memory, tcp"),
+        (
+            "carrier-pigeon://roof",
+            "no transport for 'carrier-pigeon'. There are: memory, nats, tcp, tls",
+        ),
         ("tcp://:3001", "tcp://:3001 has no host; one looks like tcp://127.0.0.1:3001."),
         ("memory://?queue=1", "is no transport URL"),
     ],

@@ -32,6 +32,7 @@ __all__ = [
     "Packet",
     "beginning",
     "decode_answer",
+    "decode_message",
     "decode_packet",
     "end",
     "error_json",
@@ -257,6 +258,27 @@ def decode_packet(body: bytes) -> Packet | None:
     Raises `CodecError` for what is not JSON in UTF-8. A pattern or data nested too deep
     to be parsed is passed on: it has no route, and the handler's decoder will refuse it.
     """
+    packet = _packet(body)
+    if packet is not None and (packet.pattern or (packet.data and packet.id)):
+        return packet
+    return None
+
+
+def decode_message(body: bytes) -> Packet:
+    """The packet in a broker's message, whose channel tells the pattern, too.
+
+    JSON that is no packet, as somebody else's programs send it, is an event's data.
+    Raises `CodecError` for what is not JSON in UTF-8; nothing at all is an event without data.
+    """
+    if not body:
+        return Packet()
+    packet = _packet(body)
+    if packet is None or not (packet.pattern or packet.data):
+        return Packet(data=Raw(body))
+    return packet
+
+
+def _packet(body: bytes) -> Packet | None:
     try:
         packet = _decode_packet(body)
         if not body.isascii():
@@ -265,10 +287,8 @@ def decode_packet(body: bytes) -> Packet | None:
         found = _awkward_members(body)
         if found is None:
             return None
-        packet = Packet(*(found.get(name, ABSENT) for name in ("pattern", "data", "id")))
-    if packet.pattern or (packet.data and packet.id):
-        return packet
-    return None
+        return Packet(*(found.get(name, ABSENT) for name in ("pattern", "data", "id")))
+    return packet
 
 
 def decode_answer(body: bytes) -> Answer:

@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-__all__ = ["ABSENT", "Answer", "Packet", "TypedPacket"]
+__all__ = ["ABSENT", "Answer", "Incoming", "Packet", "TypedPacket"]
 
 ABSENT: Final = Raw(b"")
 """A member that the packet does not have; false in a condition."""
@@ -27,6 +27,19 @@ class Packet(msgspec.Struct, gc=False):
     pattern: Raw = ABSENT
     data: Raw = ABSENT
     id: Raw = ABSENT
+
+
+class Incoming(msgspec.Struct, gc=False):
+    """What a broker's message means: the route, its data, and the id of a request.
+
+    `data` and `id` are JSON as they came; an event has no id. `reply` is where the answer
+    is wanted, if the body says so.
+    """
+
+    route: str | None
+    data: bytes
+    id: bytes = b""
+    reply: str = ""
 
 
 class TypedPacket(Protocol):

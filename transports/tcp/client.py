@@ -22,7 +22,7 @@ from ...actors.pattern import Pattern
 from ...actors.timers import Timers
 from ...supervisors.strategy import Backoff
 from ..calls import Call, StreamCall
-from ..client import Client
+from ..client import Client, Headers
 from ..codec import nest, nestrs
 from ..codec.dialect import Dialect
 from ..codec.errors import CodecError
@@ -61,7 +61,7 @@ class TcpClient(Client):
         for line in self._lines:
             await line.aclose()
 
-    async def _call(self, pattern: Pattern, data: bytes, timeout: float) -> bytes:
+    async def _call(self, pattern: Pattern, data: bytes, timeout: float, headers: Headers) -> bytes:
         raw_id = self._new_id()
         body = self.dialect.request(self.dialect.pattern_json(pattern), data, raw_id)
         call = Call(self.where, pattern, trio.current_time() + timeout, timeout)
@@ -79,7 +79,7 @@ class TcpClient(Client):
             raise call.error
         return call.value
 
-    async def _emit(self, pattern: Pattern, data: bytes) -> None:
+    async def _emit(self, pattern: Pattern, data: bytes, headers: Headers) -> None:
         line = self._line()
         if not line.ready:
             limit = self._options.connect_timeout
@@ -88,7 +88,9 @@ class TcpClient(Client):
         line.write(body)
         await line.written()
 
-    async def _stream(self, pattern: Pattern, data: bytes) -> AsyncGenerator[bytes, None]:
+    async def _stream(
+        self, pattern: Pattern, data: bytes, headers: Headers
+    ) -> AsyncGenerator[bytes, None]:
         raw_id = self._new_id()
         body = self.dialect.request(self.dialect.pattern_json(pattern), data, raw_id)
         limit = self._options.connect_timeout

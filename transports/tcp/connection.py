@@ -21,7 +21,7 @@ from ...actors.mailbox import Mailbox
 from ..codec.dialect import Dialect, Frames
 from ..codec.packet import Packet, TypedPacket
 from ..complaints import Complaints
-from ..request import Request
+from ..request import WireRequest
 from .poller import Poller, Readiness
 
 __all__ = ["Connection", "Flusher", "Route", "TcpRequest"]
@@ -241,7 +241,7 @@ class Connection:
         await self.changed.wait()
 
 
-class TcpRequest(Request[Connection], gc=False):
+class TcpRequest(WireRequest[Connection], gc=False):
     """A request that came over TCP."""
 
     on_left: Callable[[], None] | None = None

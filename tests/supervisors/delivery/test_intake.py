@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import attrs
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -147,7 +148,7 @@ def event(pattern: str = "order", data: bytes = b'{"id": 7}', **changes: Any) ->
         message_id="m-1",
         headers={"trace": "t-1"},
     )
-    return attrs.evolve(plain, **changes)
+    return msgspec.structs.replace(plain, **changes)
 
 
 async def letters(system: System) -> list[DeadLetter]:

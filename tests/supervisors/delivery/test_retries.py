@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import attrs
+import msgspec
 import pytest
 import trio
 from trio.testing import MockClock
@@ -66,7 +67,7 @@ class Acknowledged:
 
 def event(data: bytes = b"1", **changes: Any) -> Inbound:
     plain = Inbound(transport="test", source="here", pattern="carry", data=data, message_id="m-1")
-    return attrs.evolve(plain, **changes)
+    return msgspec.structs.replace(plain, **changes)
 
 
 def tree(*arguments: Any) -> Supervisor:

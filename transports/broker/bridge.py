@@ -1,0 +1,483 @@
+"""The trio half of every bridge to a broker: from received messages to mailboxes, and back.
+
+Keeps a session alive (a lost broker is a state, not a crash), takes what it received,
+finds the handler and gives it the message: a request with a receipt of its own, an event
+through the system's intake. What comes of it goes back as an answer or a settlement.
+
+One task takes messages in the order in which they came; a full mailbox makes it wait, the
+session's credit runs out, and the broker is slowed down where it can be. What is settled
+by a session that has ended is settled nowhere: its broker delivers it again, and if it is
+still in hand here then, it is not run twice.
+
+Not owned here: how one broker is spoken to (its `Session`), and what bodies mean (its
+dialect).
+"""
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Final
+
+import attrs
+import msgspec
+import trio
+
+from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
+from ...actors.envelope import Envelope
+from ...actors.errors import ConnectionLost, PayloadError
+from ...actors.incarnation import Incarnation
+from ...actors.lifecycle import StateChanged
+from ...actors.scopes import background
+from ...supervisors.child import Wiring
+from ...supervisors.delivery.intake import Inbound
+from ...supervisors.registry import Target
+from ...supervisors.strategy import Backoff
+from ..codec.dialect import Dialect
+from ..codec.errors import CodecError
+from ..codec.packet import Incoming
+from ..complaints import Complaints
+from ..request import INTERNAL, Request, deliver
+from .channels import Channels
+from .message import NO_HEADERS, Outgoing, Received
+from .options import BrokerOptions
+from .session import BrokerAway, BrokerRefused, Session
+
+__all__ = ["BrokerBridge", "BrokerRequest", "BrokerStatistics", "Read"]
+
+Read = Callable[[str, bytes], Incoming | None]
+"""What a dialect makes of a channel and a body. Raises `CodecError`; None is to be ignored."""
+
+_AHEAD: Final = 256
+"""Items of streams that may wait to be sent before generators wait."""
+
+BridgeSession = Session[Received, Outgoing]
+
+
+@attrs.frozen
+class BrokerStatistics:
+    """A reading of one bridge; `refused` counts by reason, `connections` the ones made."""
+
+    connected: bool
+    connections: int
+    accepted: int
+    in_flight: int
+    duplicates: int
+    refused: dict[str, int]
+
+
+class BrokerBridge(ABC):
+    """Serves the tree's patterns on one broker; a `Runnable` for its supervisor."""
+
+    def __init__(
+        self,
+        where: str,
+        options: BrokerOptions,
+        wiring: Wiring,
+        dialect: Dialect,
+        read: Read,
+    ) -> None:
+        self.peer = where
+        self.name = where.partition(":")[0]
+        self.dialect = dialect
+        self.complaints = Complaints(f"understudy.transports.{self.name}", wiring.path)
+        self.options = options
+        self.registry = wiring.services.registry
+        self.thread: AsyncioThread
+        self._read = read
+        self._services = wiring.services
+        self._intake = wiring.services.intake
+        self._targets: dict[str, Target] = {}
+        self._version = -1
+        self._session: BridgeSession | None = None
+        self._session_number = self._accepted = self._duplicates = self._in_flight = 0
+        self._events = 0
+        self._in_hand: dict[str, Received] = {}
+        self._settled: dict[str, None] = {}
+        self._connected = self._announced = self._stopping = False
+        self._idle = True
+        self._quiet = trio.Event()
+        self._connecting = trio.CancelScope()
+        self._incarnation: Incarnation
+        self._inlet: Inlet[Received]
+        self._outlet: Outlet[Outgoing]
+
+    @abstractmethod
+    def session(
+        self, number: int, inlet: Inlet[Received], outlet: Outlet[Outgoing]
+    ) -> BridgeSession:
+        """A session that has not connected yet; it numbers what it receives with `number`."""
+
+    def channels(self) -> Channels:
+        """What to subscribe to, where a subscription for each pattern is needed."""
+        return Channels(())
+
+    @property
+    def backlog(self) -> int:
+        """How many received messages may wait for the bridge."""
+        return self.options.in_flight
+
+    # -- its life -------------------------------------------------------------------
+
+    def open(self) -> None:  # noqa: B027  # not abstract: there is nothing to do
+        """Nothing of a bridge outlives its incarnation but what the broker has."""
+
+    def close(self, why: str) -> None:  # noqa: B027
+        """Nothing of a bridge outlives its incarnation but what the broker has."""
+
+    async def run(self, incarnation: Incarnation) -> None:
+        """Serve until the stop is asked for, then finish and settle what was received.
+
+        Raises `ConnectionLost` if the broker refuses the first connection for a reason that
+        waiting will not mend.
+        """
+        self._incarnation = incarnation
+        self.thread = asyncio_thread("brokers")
+        self._inlet = Inlet(self.thread, self.backlog)
+        self._outlet = Outlet(self.thread)
+        try:
+            async with background() as nursery:
+                nursery.start_soon(self._pump)
+                nursery.start_soon(self._stop_when_asked)
+                nursery.start_soon(self._follow_patterns)
+                await self._stay_connected()
+        finally:
+            self._inlet.close()
+            self.complaints.close()
+
+    def statistics(self) -> BrokerStatistics:
+        return BrokerStatistics(
+            connected=self._connected,
+            connections=self._session_number,
+            accepted=self._accepted,
+            in_flight=self._in_flight,
+            duplicates=self._duplicates,
+            refused=dict(self.complaints.counts),
+        )
+
+    async def _stay_connected(self) -> None:
+        backoff = Backoff(minimum=0.1, maximum=max(0.1, self.options.reconnect_max))
+        failures = 0
+        while not self._stopping:
+            began = trio.current_time()
+            try:
+                await self._live()
+                return
+            except BrokerAway as error:
+                if isinstance(error, BrokerRefused) and not self._announced:
+                    raise ConnectionLost(self.peer, error.why, sent=False) from error
+                failures = 1 if trio.current_time() - began > backoff.quiet else failures + 1
+                delay = backoff.delay(failures + 1, self._services.random)
+                self._state("waiting", f"{error.why}; tried again in {delay:.1f} s")
+            if self._stopping:
+                return
+            with trio.CancelScope() as self._connecting:
+                await trio.sleep(delay)
+
+    async def _live(self) -> None:
+        """One session, from its beginning to its end."""
+        self._session_number += 1
+        self._session = self.session(self._session_number, self._inlet, self._outlet)
+        try:
+            with trio.CancelScope() as self._connecting:
+                await self.thread.call(self._session.run, self._begun)
+        finally:
+            self._session = None
+            self._connected = False
+
+    def _begun(self) -> None:
+        self._connected = True
+        if not self._announced:
+            self._announced = True
+            self._incarnation.announce(self, self.peer)
+        else:
+            self._state("connected", "")
+
+    async def _stop_when_asked(self) -> None:
+        await self._incarnation.stop_asked()
+        self._stopping = True
+        session = self._session
+        if session is None or not self._connected:
+            # What is in hand cannot be answered nor settled: its broker delivers it again.
+            self._connecting.cancel()
+            return
+        self._state("draining", "")
+        await self.thread.call(session.stop_receiving)
+        while self._in_flight or len(self._inlet) or not self._idle:
+            self._quiet = trio.Event()
+            await self._quiet.wait()
+        self._outlet.close()
+
+    async def _follow_patterns(self) -> None:
+        """Actors come and go: subscribe to what they handle."""
+        while True:
+            await self.registry.change()
+            channels, session = self.channels(), self._session
+            if session is not None and self._connected and not self._stopping:
+                await self.thread.call(session.follow_patterns, channels)
+
+    def _state(self, state: str, why: str) -> None:
+        life = self._incarnation
+        notice = StateChanged(path=life.path, incarnation=life.number, state=state, why=why)
+        self._services.bus.publish(notice)
+
+    # -- in -------------------------------------------------------------------------
+
+    async def _pump(self) -> None:
+        inlet, take = self._inlet, self._take
+        while True:
+            self._idle = True
+            if not self._in_flight:
+                self._quiet.set()
+            burst = await inlet.burst()
+            self._idle = False
+            for received in burst:
+                waiting = take(received)
+                if waiting is not None:
+                    await waiting
+
+    def _take(self, received: Received) -> Awaitable[None] | None:
+        """Give a message to its mailbox; returns what has to be waited for, if anything has."""
+        self._accepted += 1
+        self._in_flight += 1
+        identity = received.message_id
+        if identity and self._is_known(received):
+            return None
+        try:
+            incoming = self._read(received.channel, received.body)
+        except CodecError as error:
+            self._unreadable(received, error)
+            return None
+        if incoming is None:
+            self.complaints.say("messages that are none", f"a message on {received.channel}")
+            self.done(received)
+            return None
+        received.reply = incoming.reply or received.reply
+        received.id = incoming.id
+        if incoming.id and received.reply:
+            return self._request(received, incoming)
+        return self._event(received, incoming)
+
+    def _is_known(self, received: Received) -> bool:
+        """Whether this delivery need not run: the message is in hand, or was settled already."""
+        held = self._in_hand.get(received.message_id)
+        if held is not None:
+            # Whoever ends it settles the newest delivery, the only one the broker listens to.
+            held.token, held.session = received.token, received.session
+            self._duplicates += 1
+            self._in_flight -= 1
+            return True
+        if received.message_id in self._settled:
+            received.redelivered = True
+            self._duplicates += 1
+            if self.options.drop_duplicates:
+                self.done(received)
+                return True
+        self._in_hand[received.message_id] = received
+        return False
+
+    def _request(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:
+        target = self._target(incoming.route)
+        if target is None:
+            self._no_handler(received, incoming)
+            return None
+        request = BrokerRequest(
+            self, incoming.id, target.handler, incoming.route or "", True, received
+        )
+        try:
+            message = target.handler.payload.decode(incoming.data)
+        except PayloadError as error:
+            request.failed(error)
+            return None
+        except Exception as error:  # noqa: BLE001  # a bug in the payload's class, not in the bridge
+            request.undecodable(error)
+            return None
+        envelope = Envelope(message, target.handler, request, request)
+        mailbox = target.cell.mailbox
+        if mailbox.put(envelope):
+            return None
+        return deliver(mailbox, envelope)
+
+    def _target(self, route: str | None) -> Target | None:
+        if self._version != self.registry.version:
+            self._version = self.registry.version
+            self._targets.clear()
+        if route is None:
+            return None
+        target = self._targets.get(route)
+        if target is None:
+            # As in NestJS, a request to an event's pattern runs its (first) handler.
+            target = self.registry.request(route) or next(iter(self.registry.event(route)), None)
+            if target is not None and len(self._targets) < 1024:
+                self._targets[route] = target
+        return target
+
+    def _event(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:
+        inbound = self._inbound(received, incoming.route, incoming.data)
+        settlement = _Settlement(self, received)
+        if received.attempt > self.options.max_deliveries:
+            error = BrokerAway(
+                f"delivered {received.attempt} times without an end; "
+                "perhaps it kills the process that handles it"
+            )
+            self._intake.dead(inbound, error, "too many deliveries", None, settlement.acknowledge)
+            return None
+        if self._intake.offer(inbound, settlement):
+            return None
+        return self._intake.event(inbound, settlement)
+
+    def _inbound(self, received: Received, route: str | None, data: bytes) -> Inbound:
+        identity = received.message_id
+        if not identity:
+            self._events += 1
+            identity = f"{self._incarnation.path}:{self._incarnation.number}:{self._events}"
+        return Inbound(
+            transport=self.name,
+            source=received.channel,
+            pattern=received.channel if route is None else route,
+            data=data,
+            message_id=identity,
+            correlation_id=received.correlation_id or None,
+            headers=received.headers,
+            attempt=received.attempt,
+            redelivered=received.redelivered or received.attempt > 1,
+            first_at=received.at or time.time(),
+        )
+
+    def _unreadable(self, received: Received, error: CodecError) -> None:
+        text = f"a message on {received.channel}: {error}"
+        self.complaints.say("messages that cannot be read", text)
+        if received.token is None:
+            self.done(received)
+            return
+        inbound = self._inbound(received, None, received.body)
+        self._intake.dead(
+            inbound, error, "cannot be read", None, _Settlement(self, received).acknowledge
+        )
+
+    def _no_handler(self, received: Received, incoming: Incoming) -> None:
+        route = (incoming.route or received.channel)[:100]
+        self.complaints.say(
+            "requests without a handler", f"somebody asked for {route}, which nobody handles"
+        )
+        pattern = self.dialect.pattern_json(incoming.route or "")
+        self.answer(received, self.dialect.no_handler(incoming.id, pattern))
+
+    # -- out ------------------------------------------------------------------------
+
+    def item(self, received: Received, body: bytes) -> None:
+        """Send one item of a stream."""
+        self._outlet.send(Outgoing("item", received, body))
+
+    async def room(self) -> None:
+        """Wait while very many items wait to be sent."""
+        if len(self._outlet) >= _AHEAD:
+            await self._outlet.room(_AHEAD)
+        else:
+            await trio.lowlevel.checkpoint()
+
+    def answer(self, received: Received, body: bytes) -> None:
+        """Send the answer to a request: it is finished."""
+        self._finish("answer", received, body)
+
+    def unsendable(self, outgoing: Outgoing, most: int) -> None:
+        """The broker takes no message as long as this one: its asker is told so at least.
+
+        What was finished with it stays finished.
+        """
+        text = f"an answer of {len(outgoing.body)} bytes; {self.peer} takes {most} at most"
+        self.complaints.say("answers that are too long", text)
+        body = self.dialect.failure(outgoing.received.id, self.dialect.error_json(INTERNAL))
+        self._outlet.send(Outgoing("item", outgoing.received, body))
+
+    def done(self, received: Received) -> None:
+        """A message is finished, without an answer."""
+        self._finish("done", received)
+
+    def back(self, received: Received, delay: float) -> bool:
+        """Give a message back to the broker; False if the broker takes nothing back."""
+        if received.token is None:
+            return False
+        self._forget(received)
+        self._send(Outgoing("back", received, b"", delay))
+        return True
+
+    def _finish(self, verb: Any, received: Received, body: bytes = b"") -> None:
+        identity = received.message_id
+        if identity:
+            self._forget(received)
+            settled = self._settled
+            settled[identity] = None
+            if len(settled) > self.options.remember:
+                del settled[next(iter(settled))]
+        self._send(Outgoing(verb, received, body))
+
+    def _forget(self, received: Received) -> None:
+        self._in_hand.pop(received.message_id, None)
+
+    def _send(self, outgoing: Outgoing) -> None:
+        self._in_flight -= 1
+        self._outlet.send(outgoing)
+        if not self._in_flight and self._stopping:
+            self._quiet.set()
+
+
+class BrokerRequest(Request[BrokerBridge], gc=False):
+    """A request that came from a broker."""
+
+    received: Received = msgspec.field(default_factory=lambda: Received("", b""))
+
+    async def ready(self) -> None:
+        await self.connection.room()
+
+    def _write(self, body: bytes) -> None:
+        self.connection.item(self.received, body)
+
+    def _answer(self, body: bytes) -> None:
+        self.connection.answer(self.received, body)
+
+    def _finished(self) -> None:
+        self.connection.done(self.received)
+
+    @property
+    def transport(self) -> str:
+        return self.connection.name
+
+    @property
+    def source(self) -> str:
+        return self.received.channel
+
+    @property
+    def message_id(self) -> str:
+        received = self.received
+        return received.message_id or f"{received.reply}:{self.raw_id.decode(errors='replace')}"
+
+    @property
+    def correlation_id(self) -> str | None:
+        return self.received.correlation_id or self.raw_id.decode(errors="replace").strip('"')
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        return self.received.headers or NO_HEADERS
+
+    @property
+    def attempt(self) -> int:
+        return self.received.attempt
+
+    @property
+    def redelivered(self) -> bool:
+        return self.received.redelivered
+
+
+class _Settlement:
+    """How an event's delivery is settled with its broker."""
+
+    __slots__ = ("_bridge", "_received")
+
+    def __init__(self, bridge: BrokerBridge, received: Received) -> None:
+        self._bridge, self._received = bridge, received
+
+    def acknowledge(self) -> None:
+        self._bridge.done(self._received)
+
+    def give_back(self) -> bool:
+        return self._bridge.back(self._received, 0.0)
