@@ -1,10 +1,13 @@
 """A service and its clients on any transport: what the transports' tests run on."""
 
+import itertools
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
 import attrs
+import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
@@ -14,11 +17,43 @@ from understudy.supervisors.delivery.record import DeadLetter
 from understudy.supervisors.system import System, running
 from understudy.transports.bridge import serve
 from understudy.transports.client import Client, connect
+from understudy.transports.options import shown
 
-__all__ = ["TRANSPORTS", "Service", "hosting", "serving", "until"]
+__all__ = [
+    "BROKERS",
+    "DIRECT",
+    "NOWHERE",
+    "Service",
+    "hosting",
+    "serving",
+    "until",
+    "url_of",
+]
 
-TRANSPORTS: Final = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://shop"}
-"""A new transport is one more row."""
+DIRECT: Final = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://shop"}
+"""Transports without anything between a client and the service."""
+
+BROKERS: Final = {"nats": ("nats_broker", "prefix")}
+"""Transports with a broker: its fixture, and the option that keeps tests apart."""
+
+NOWHERE: Final = {
+    "tcp": "tcp://127.0.0.1:1",
+    "memory": "memory://shop",
+    "nats": "nats://127.0.0.1:1",
+}
+"""Where nothing listens."""
+
+_numbers: Final = itertools.count()
+
+
+def url_of(transport: str, request: pytest.FixtureRequest) -> str:
+    """Where a test may serve and call on a transport, with its broker running."""
+    if transport in DIRECT:
+        return DIRECT[transport]
+    fixture, option = BROKERS[transport]
+    broker = request.getfixturevalue(fixture)
+    return f"{broker.url}?{option}=contract-{os.getpid()}-{next(_numbers)}"
+
 
 AT_ONCE: Final = RetryPolicy(attempts=3, delays=(0.0,))
 
@@ -29,6 +64,11 @@ class Service:
 
     url: str
     system: System
+
+    @property
+    def where(self) -> str:
+        """The URL as errors show it."""
+        return shown(self.url)
 
     def client(self, **options: Any) -> AbstractAsyncContextManager[Client]:
         return connect(self.url, **options)
@@ -51,7 +91,7 @@ async def serving(url: str, *children: ChildSpec, **options: Any) -> AsyncIterat
     tree = Supervisor("shop", [*children, serve(url, name="bridge", **options)])
     done = False
     async with running(tree, events=AT_ONCE) as system:
-        yield Service(system.addresses()["shop/bridge"], system)
+        yield Service(_found_at(url, system), system)
         done = True
     assert done, "the service ended before its block: what the block had still to do was left out"
 
@@ -63,13 +103,17 @@ async def hosting(url: str, *children: ChildSpec, **options: Any) -> AsyncIterat
     async def host(task_status: trio.TaskStatus[Service]) -> None:
         tree = Supervisor("shop", [*children, serve(url, name="bridge", **options)])
         async with running(tree, events=AT_ONCE) as system:
-            task_status.started(Service(system.addresses()["shop/bridge"], system))
+            task_status.started(Service(_found_at(url, system), system))
             await trio.sleep_forever()
 
     async with trio.open_nursery() as nursery:
         service = await nursery.start(host)
         yield service
         service.system.stop()
+
+
+def _found_at(url: str, system: System) -> str:
+    return system.addresses()["shop/bridge"] if url in DIRECT.values() else url
 
 
 async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:

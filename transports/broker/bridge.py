@@ -55,11 +55,11 @@ BridgeSession = Session[Received, Outgoing]
 
 @attrs.frozen
 class BrokerStatistics:
-    """A reading of one bridge; `refused` counts by reason, `connections` the ones made."""
+    """A reading of one bridge; `refused` counts by reason, `connections` are those made."""
 
     connected: bool
     connections: int
-    accepted: int
+    received: int
     in_flight: int
     duplicates: int
     refused: dict[str, int]
@@ -89,13 +89,14 @@ class BrokerBridge(ABC):
         self._targets: dict[str, Target] = {}
         self._version = -1
         self._session: BridgeSession | None = None
-        self._session_number = self._accepted = self._duplicates = self._in_flight = 0
+        self._session_number = self._received = self._duplicates = self._in_flight = 0
         self._events = 0
         self._in_hand: dict[str, Received] = {}
         self._settled: dict[str, None] = {}
         self._connected = self._announced = self._stopping = False
         self._idle = True
         self._quiet = trio.Event()
+        self._changed: trio.Event | None = None
         self._connecting = trio.CancelScope()
         self._incarnation: Incarnation
         self._inlet: Inlet[Received]
@@ -148,7 +149,7 @@ class BrokerBridge(ABC):
         return BrokerStatistics(
             connected=self._connected,
             connections=self._session_number,
-            accepted=self._accepted,
+            received=self._received,
             in_flight=self._in_flight,
             duplicates=self._duplicates,
             refused=dict(self.complaints.counts),
@@ -223,7 +224,7 @@ class BrokerBridge(ABC):
     # -- in -------------------------------------------------------------------------
 
     async def _pump(self) -> None:
-        inlet, take = self._inlet, self._take
+        inlet, take, most = self._inlet, self._take, self.options.in_flight
         while True:
             self._idle = True
             if not self._in_flight:
@@ -231,13 +232,21 @@ class BrokerBridge(ABC):
             burst = await inlet.burst()
             self._idle = False
             for received in burst:
+                if self._in_flight >= most:
+                    await self._fewer(most)
                 waiting = take(received)
                 if waiting is not None:
                     await waiting
 
+    async def _fewer(self, most: int) -> None:
+        """Wait until fewer than `most` messages are in flight."""
+        while self._in_flight >= most:
+            self._changed = trio.Event()
+            await self._changed.wait()
+
     def _take(self, received: Received) -> Awaitable[None] | None:
         """Give a message to its mailbox; returns what has to be waited for, if anything has."""
-        self._accepted += 1
+        self._received += 1
         self._in_flight += 1
         identity = received.message_id
         if identity and self._is_known(received):
@@ -417,6 +426,9 @@ class BrokerBridge(ABC):
     def _send(self, outgoing: Outgoing) -> None:
         self._in_flight -= 1
         self._outlet.send(outgoing)
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
         if not self._in_flight and self._stopping:
             self._quiet.set()
 

@@ -75,6 +75,8 @@ async def connect(
             servers(url, options.servers),
             name=name,
             allow_reconnect=False,
+            max_reconnect_attempts=1,  # of each server, in the first round
+            reconnect_time_wait=0,
             connect_timeout=options.connect_timeout,
             ping_interval=options.heartbeat,
             max_outstanding_pings=1,
