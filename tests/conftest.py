@@ -6,6 +6,27 @@ import pytest
 from hypothesis import settings
 from trio.testing import MockClock
 
+from .brokers.fixtures import (
+    certificates,
+    nats_broker,
+    own_nats,
+    own_rabbitmq,
+    own_redis,
+    rabbitmq_broker,
+    redis_broker,
+)
+
+__all__ = [
+    "certificates",
+    "clock",
+    "nats_broker",
+    "own_nats",
+    "own_rabbitmq",
+    "own_redis",
+    "rabbitmq_broker",
+    "redis_broker",
+]
+
 
 @pytest.fixture
 def clock() -> MockClock:

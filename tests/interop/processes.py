@@ -1,7 +1,6 @@
 """Programs that the interop tests run beside themselves: NestJS peers, and our own."""
 
 import json
-import os
 import shutil
 import signal
 import socket
@@ -15,13 +14,13 @@ from typing import Any, Final
 import attrs
 import pytest
 
+from ..brokers.missing import missing
+
 __all__ = ["INTEROP", "Program", "call", "free_port", "nest_folder", "started"]
 
 ROOT: Final = Path(__file__).parents[2]
 PEERS: Final = ROOT / "tests" / "peers" / "nest"
 INTEROP: Final = [sys.executable, str(ROOT / "examples" / "interop.py")]
-REQUIRED: Final = "UNDERSTUDY_REQUIRE_PEERS"
-"""Set in the environment: missing peers fail the tests that need them."""
 
 
 @attrs.frozen
@@ -35,11 +34,10 @@ class Program:
 def nest_folder() -> Path:
     """The folder of the NestJS peers, with its packages installed."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        why = "node and npm are not installed, so that no NestJS peer can run"
-        if os.environ.get(REQUIRED):
-            pytest.fail(f"{why} ({REQUIRED} is set)")
-        pytest.skip(why)
-    if not (PEERS / "node_modules" / "@nestjs" / "microservices").exists():
+        missing("node and npm are not installed, so that no NestJS peer can run")
+    # npm writes the second file last, so an older one is from before the list was changed.
+    asked, installed = PEERS / "package-lock.json", PEERS / "node_modules" / ".package-lock.json"
+    if not installed.exists() or installed.stat().st_mtime < asked.stat().st_mtime:
         subprocess.run(["npm", "ci"], cwd=PEERS, check=True, timeout=240)
     return PEERS
 

@@ -1,9 +1,16 @@
-"""Ours and NestJS's, each as the service of the other, as real programs over TCP."""
+"""Ours and NestJS's, each as the service of the other, as real programs.
 
+A transport is one row of `KNOWN`; those where ours is tried are in `TRANSPORTS`. Each test
+starts its own service and ends it, since on a shared NATS or Redis every service that
+listens would answer; RabbitMQ's queue has a name of its own each time.
+"""
+
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from attrs import define
 from msgspec import UNSET
@@ -14,6 +21,52 @@ from understudy.transports.client import connect
 from .processes import INTEROP, call, free_port, nest_folder, started
 
 pytestmark = pytest.mark.timeout(300)  # the first run installs NestJS
+
+
+@attrs.frozen
+class Transport:
+    """What is known of one transport before anything runs on it."""
+
+    broker: str | None
+    """The fixture of its broker; none on TCP, where the two are connected."""
+    cases: int
+    """How many cases NestJS's client has there, its connection included."""
+    has_queue: bool = False
+    unanswered: frozenset[str] = frozenset()
+    """Cases of `examples/interop.py call` that nobody answers there, so that they fail."""
+
+
+NOBODY = frozenset({"nobody.home"})
+KNOWN = {
+    "tcp": Transport(None, cases=27),
+    "nats": Transport("nats_broker", cases=27, unanswered=NOBODY),
+    "redis": Transport("redis_broker", cases=26, unanswered=NOBODY),
+    "rmq": Transport("rabbitmq_broker", cases=27, has_queue=True),
+}
+TRANSPORTS = ["tcp"]
+
+
+@attrs.frozen
+class Place:
+    """Where a service and a client meet."""
+
+    transport: str
+    url: str
+    queue: str
+
+    @property
+    def known(self) -> Transport:
+        return KNOWN[self.transport]
+
+    @property
+    def for_nest(self) -> list[str]:
+        """The end of a peer's command line."""
+        return [self.transport, self.url, *([self.queue] if self.known.has_queue else [])]
+
+    @property
+    def for_ours(self) -> list[str]:
+        queue = ["--queue", self.queue] if self.known.has_queue else []
+        return [self.transport, self.url, *queue]
 
 
 @define
@@ -45,22 +98,53 @@ def nest_url(nest: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
         yield service.said[-1]
 
 
+@pytest.fixture(params=TRANSPORTS)
+def place(request: pytest.FixtureRequest) -> Place:
+    return _place(request, request.param)
+
+
+@pytest.fixture(params=KNOWN)
+def nest_place(request: pytest.FixtureRequest) -> Place:
+    """For NestJS on both sides, which has every transport."""
+    return _place(request, request.param)
+
+
+def _place(request: pytest.FixtureRequest, transport: str) -> Place:
+    broker = KNOWN[transport].broker
+    url = request.getfixturevalue(broker).url if broker else f"tcp://127.0.0.1:{free_port()}"
+    return Place(transport, url, f"nestjs-{uuid.uuid4().hex}")
+
+
 def test_a_nestjs_client_finds_in_our_service_all_it_knows_of_its_own(
-    nest: Path, tmp_path: Path
+    nest: Path, place: Place, tmp_path: Path
 ) -> None:
-    url = f"tcp://127.0.0.1:{free_port()}"
-    with started([*INTEROP, "serve", "tcp", url], tmp_path / "log"):
-        code, cases = call(["node", "client.mjs", "tcp", url], cwd=nest)
+    with started([*INTEROP, "serve", *place.for_ours], tmp_path / "log"):
+        code, cases = call(["node", "client.mjs", *place.for_nest], cwd=nest)
 
     assert [case for case in cases if not case["ok"]] == []
-    assert (code, len(cases)) == (0, 27)
+    assert (code, len(cases)) == (0, place.known.cases)
 
 
-def test_our_client_finds_in_a_nestjs_service_all_it_knows_of_ours(nest_url: str) -> None:
-    code, cases = call([*INTEROP, "call", "tcp", nest_url])
+def test_our_client_finds_in_a_nestjs_service_all_it_knows_of_ours(
+    nest: Path, place: Place, tmp_path: Path
+) -> None:
+    with started(["node", str(nest / "server.mjs"), *place.for_nest], tmp_path / "log"):
+        code, cases = call([*INTEROP, "call", *place.for_ours])
+
+    failed = {case["case"]: case["got"] for case in cases if not case["ok"]}
+    assert failed.keys() == place.known.unanswered, failed
+    assert (bool(code), len(cases)) == (bool(failed), 15)
+
+
+def test_a_nestjs_client_finds_all_it_expects_in_a_nestjs_service(
+    nest: Path, nest_place: Place, tmp_path: Path
+) -> None:
+    """Otherwise a failure of the tests above would say nothing about ours."""
+    with started(["node", str(nest / "server.mjs"), *nest_place.for_nest], tmp_path / "log"):
+        code, cases = call(["node", "client.mjs", *nest_place.for_nest], cwd=nest)
 
     assert [case for case in cases if not case["ok"]] == []
-    assert (code, len(cases)) == (0, 15)
+    assert (code, len(cases)) == (0, nest_place.known.cases)
 
 
 async def test_typed_calls_work_with_nestjs(nest_url: str) -> None:

@@ -21,5 +21,6 @@ const app = await NestFactory.createMicroservice(InteropModule, {
 });
 endWithParent(() => app.close());
 await app.listen();
+await transport.subscribed?.(app);
 console.log(transport.bound?.(app) ?? transport.url);
 console.log('ready');

@@ -3,7 +3,8 @@
  *
  * An entry turns a URL and an optional queue name into NestJS's options, for server and
  * client alike, and says what a client sees when nobody handles a pattern there
- * (`null`: nothing comes back, so that there is no case to run).
+ * (`null`: nothing comes back, so that there is no case to run). `subscribed` waits until
+ * the broker knows the server's subscriptions, where NestJS itself does not wait for it.
  */
 import { Transport } from '@nestjs/microservices';
 
@@ -22,7 +23,46 @@ const TRANSPORTS = {
       return `tcp://${address}:${port}`;
     },
   },
+  nats: {
+    unheard:
+      'Error: Empty response. There are no subscribers listening to that message ("nobody.home")',
+    options: (url, queue) => ({
+      transport: Transport.NATS,
+      options: { servers: url.host, ...login(url, 'user', 'pass'), ...(queue && { queue }) },
+    }),
+    subscribed: (app) => app.unwrap().flush(),
+  },
+  // Every server that subscribes answers, and a channel without any is silence.
+  redis: {
+    unheard: null,
+    options: (url) => ({
+      transport: Transport.REDIS,
+      options: {
+        host: url.hostname,
+        port: Number(url.port),
+        ...login(url, 'username', 'password'),
+      },
+    }),
+    subscribed: (app) => app.unwrap()[0].ping(),
+  },
+  // The queue is durable and messages are acknowledged on receipt: NestJS's own defaults.
+  rmq: {
+    unheard: NO_HANDLER,
+    options: (url, queue) => ({
+      transport: Transport.RMQ,
+      options: { urls: [url.href], ...(queue && { queue }) },
+    }),
+  },
 };
+
+/** The user and password of a URL, under the names that a client library has for them. */
+function login(url, user, password) {
+  if (!url.username) return {};
+  return {
+    [user]: decodeURIComponent(url.username),
+    [password]: decodeURIComponent(url.password),
+  };
+}
 
 /** The table entry, NestJS options and URL that `TRANSPORT URL [QUEUE]` ask for. */
 export function transportFrom([name, url, queue]) {
