@@ -28,10 +28,12 @@ bench: $(VENV)/.dev
 	$(RUN)/python -m benchmarks
 
 # The long campaigns: more examples for every property, the slow cases, many rounds, and
-# 2,000 random trees beside Erlang/OTP (erlang-base).
+# 2,000 random trees beside Erlang/OTP (erlang-base), and every small change of the
+# supervision code, which some test must notice.
 prove: $(VENV)/.test
 	HYPOTHESIS_PROFILE=prove $(RUN)/pytest -q -rs --timeout=1800
 	$(RUN)/python -m tests.erlang.campaign --scenarios 2000
+	$(RUN)/python -m tests.mutation --jobs 2
 
 # Build the wheel, install it into a clean environment, and use it there.
 wheel: $(VENV)/.dev

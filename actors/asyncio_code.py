@@ -13,7 +13,6 @@ with a hand refuses, and names `trio_call`. Beyond the fence stands the real han
 
 import math
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
 from contextvars import Context, copy_context
 from functools import cache, partial
 from importlib import import_module
@@ -87,14 +86,14 @@ class AwayHand(Hand):
     while it does nothing but wait for what it has called in trio.
     """
 
-    __slots__ = ("_errands", "_pause", "_works", "home", "thread")
+    __slots__ = ("_errands", "_works", "home", "pause", "thread")
 
     def __init__(self, thread: "AsyncioThread", home: Hand) -> None:
         super().__init__(home.incarnation)
         self.thread = thread
         self.home = home
         self.envelope = Envelope(None, origin=FENCE, deadline=home.envelope.deadline)
-        self._pause = _pause_of(trio.lowlevel.current_clock())
+        self.pause = _pause_of(trio.lowlevel.current_clock())
         self._works = False
         self._errands = 0
 
@@ -126,14 +125,14 @@ class AwayHand(Hand):
         self._works = False
 
     def errand(self, count: int) -> None:
-        """One more of its calls into trio, or one less."""
+        """One more of its calls into trio for which it waits, or one less."""
         before, self._errands = self._errands, self._errands + count
         if self._works and not (before and self._errands):
             self._hold(-count)
 
     def _hold(self, count: int) -> None:
-        if self._pause is not None:
-            self._pause.hold(count)
+        if self.pause is not None:
+            self.pause.hold(count)
 
 
 class Abroad:

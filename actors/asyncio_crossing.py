@@ -30,6 +30,9 @@ __all__ = ["END", "Errand", "Steps"]
 END: Final = object()
 """What a generator gives after its last item."""
 
+_TURNS: Final = 10
+"""Turns of the loop after which code that has been answered is taken to do no more by itself."""
+
 
 class Errand:
     """One call into trio; made and awaited on the loop."""
@@ -43,11 +46,14 @@ class Errand:
         self._context.run(CURRENT.set, away.home)
         self._answer: asyncio.Future[outcome.Outcome[Any]] = away.thread.loop.create_future()
         self._scope: trio.CancelScope | None = None
+        self._waited_for = self._ended = False
 
     async def run(self) -> Any:
         thread, answer = self._away.thread, self._answer
         cancelled: asyncio.CancelledError | None = None
         thread.back(self._begin)
+        if self._away.pause is not None:
+            self._later(_TURNS, self._only_waits)
         while not answer.done():
             try:
                 await asyncio.shield(answer)
@@ -63,11 +69,24 @@ class Errand:
     def _answered(self, result: outcome.Outcome[Any]) -> None:
         if not self._answer.done():
             self._answer.set_result(result)
+        if self._away.pause is not None:
+            self._later(_TURNS, self._away.pause.hold, -1)
+
+    def _later(self, turns: int, function: Callable[..., object], *arguments: Any) -> None:
+        """Call a function in trio when whoever is ready to run on the loop had some turns."""
+        if turns:
+            self._away.thread.loop.call_soon(self._later, turns - 1, function, *arguments)
+        else:
+            self._away.thread.back(function, *arguments)
 
     # in trio
 
+    def _only_waits(self) -> None:
+        if not self._ended:
+            self._waited_for = True
+            self._away.errand(1)
+
     def _begin(self) -> None:
-        self._away.errand(1)
         home = self._away.home
         try:
             if home.fenced:
@@ -110,9 +129,13 @@ class Errand:
             self._scope.cancel()
 
     def _finish(self, result: outcome.Outcome[Any]) -> None:
-        self._away.errand(-1)
+        self._ended = True
+        if self._waited_for:
+            self._away.errand(-1)
         with suppress(AsyncioThreadEnded):  # then nobody waits there any more
             self._away.thread.last_word(self._answered, result)
+            if self._away.pause is not None:
+                self._away.pause.hold(1)
 
 
 def _is_failure(result: outcome.Outcome[Any]) -> bool:

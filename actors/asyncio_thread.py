@@ -56,7 +56,7 @@ class AsyncioThread:
     """A running asyncio loop. Made by `asyncio_thread`; used from trio."""
 
     def __init__(self, purpose: Purpose) -> None:
-        self.purpose = purpose
+        self.purpose: Purpose = purpose
         self.alive = True
         self.over = False
         self.loop = asyncio.new_event_loop()
@@ -432,7 +432,9 @@ class Outlet(Generic[T]):
         Raises `AsyncioThreadEnded` if the loop ends first.
         """
         while len(self._items) >= most and not self._closed:
-            emptied = self._emptied = self._emptied or trio.Event()
+            if self._emptied is None:
+                self._emptied = trio.Event()
+            emptied = self._emptied
             if len(self._items) < most:
                 break
             self._thread.waits(self)

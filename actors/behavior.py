@@ -98,7 +98,7 @@ class Behavior:
         self.events: dict[str, list[Handler]] = {}
         self.by_function: dict[Any, Handler] = {}
         self.on_error = _on_error(actor)
-        self.loop = _loop(actor)
+        self.loop: Loop = _loop(actor)
         self.receive = self._compile_receive()
         self.messages = {kind.__name__: kind for kind in _protocol_of(actor)}
         self._states: dict[Any, Handler] = {}
@@ -270,14 +270,16 @@ def _loop(actor: type[Actor[Any]]) -> Loop:
 
 
 def _checked_loop(where: str, loop: Any) -> Loop:
-    if loop not in ("trio", "asyncio"):
-        raise DeclarationError(f'{where}: loop is "trio" or "asyncio", got {loop!r}.')
-    return "asyncio" if loop == "asyncio" else "trio"
+    if loop == "asyncio":
+        return "asyncio"
+    if loop == "trio":
+        return "trio"
+    raise DeclarationError(f'{where}: loop is "trio" or "asyncio", got {loop!r}.')
 
 
 def _loop_of_marks(where: str, mode: Mode, marks: tuple[Mark, ...]) -> Loop | None:
     """What a handler itself says about its loop."""
-    said = {_checked_loop(where, mark.loop) for mark in marks if mark.loop is not None}
+    said: set[Loop] = {_checked_loop(where, m.loop) for m in marks if m.loop is not None}
     if len(said) > 1:
         raise DeclarationError(f"{where}: its patterns name different loops. Name one.")
     if "asyncio" in said and mode in ("sync", "thread"):

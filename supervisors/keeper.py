@@ -40,6 +40,10 @@ class Keeper:
 
     _nursery: trio.Nursery
     _incarnation: Incarnation
+    _significant_up: int
+    _stop_asked: bool
+    _cancelled: bool
+    _fatal: BaseException | None
 
     def __init__(
         self, path: str, tree: Tree, parent: "Keeper | None", visibility: Visibility
@@ -50,10 +54,6 @@ class Keeper:
         self.visibility: Visibility = visibility
         self.children: dict[str, Child] = {}
         self._inbox = Inbox()
-        self._significant_up = 0
-        self._stop_asked = False
-        self._cancelled = False
-        self._fatal: BaseException | None = None
         # One for all children; a bound method each would be bytes for nothing.
         self._reporter = self._reported
 
@@ -86,7 +86,6 @@ class Keeper:
         self.children[child.spec.name] = child
 
     def _remove(self, child: Child) -> None:
-        self._become(child, "down")
         del self.children[child.spec.name]
         self._leave(child)
 
@@ -167,7 +166,7 @@ class Keeper:
         await self._kill(child, incarnation)
         self._told_stopped(child, incarnation)
 
-    async def _stop_all(self, why: str, *, drain: bool, together: bool = False) -> None:
+    async def _stop_all(self, why: str, *, drain: bool, together: bool) -> None:
         children = list(reversed(self.children.values()))
         if together:
             await self._stop_together(children, why, drain=drain)

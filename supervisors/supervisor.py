@@ -162,7 +162,6 @@ class Supervision(Keeper):
             if not child.listed:
                 self._join(child)
             child.failures = 0
-            self._become(child, "down")
         self.window.clear()
         self._significant_up = 0
         self._stop_asked = self._cancelled = False
@@ -266,7 +265,7 @@ class Supervision(Keeper):
         return over
 
     def _ends_supervisor(self, child: Child) -> bool:
-        if not child.spec.significant or self.spec.auto_shutdown == "never":
+        if not child.spec.significant:
             return False
         return self.spec.auto_shutdown == "any" or self._significant_up == 0
 

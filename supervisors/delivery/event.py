@@ -75,23 +75,14 @@ class EventDelivery(_Unsettled):
         self.unsettled = True
         self._age_from: float | None = None
 
-    def offer(self) -> bool:
-        """Put it into the mailbox if there is room; what does not fit is dead at once."""
-        mailbox = self._target.cell.mailbox
-        if len(mailbox.queue) >= mailbox.limit:
-            return False
-        envelope = self._envelope()
-        if envelope is not None:
-            mailbox.put(envelope)
-        return True
-
     async def begin(self) -> None:
         """Put it into the mailbox, waiting for room; what does not fit is dead at once."""
-        envelope = self._envelope()
+        envelope = self.envelope()
         if envelope is not None and not await self._target.cell.mailbox.put_wait(envelope):
             self.released("the actor has ended")
 
-    def _envelope(self) -> Envelope | None:
+    def envelope(self) -> Envelope | None:
+        """What goes into the mailbox; None for what does not fit, which is dead at once."""
         handler = self._target.handler
         try:
             # Decoded anew for each attempt: a handler may have changed what it got.
@@ -198,7 +189,7 @@ class EventDelivery(_Unsettled):
             self.released(why)
 
     def _readmit(self) -> None:
-        envelope = self._envelope()
+        envelope = self.envelope()
         if envelope is not None:
             self._target.cell.mailbox.readmit(envelope)
 
@@ -289,9 +280,9 @@ class AgingDelivery(EventDelivery):
     async def ready(self) -> None:
         self._queued = False  # a generator is at work
 
-    def _envelope(self) -> Envelope | None:
+    def envelope(self) -> Envelope | None:
         self._queued = True
-        return super()._envelope()
+        return super().envelope()
 
 
 def _too_old(age: float, limit: float) -> RpcError:

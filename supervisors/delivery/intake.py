@@ -30,7 +30,7 @@ from .event import EventDelivery, Replay, Shared, kind_for
 from .office import DeadLetterOffice, describe_error
 from .record import DeadLetter
 
-__all__ = ["Inbound", "Intake", "IntakeServices"]
+__all__ = ["Inbound", "Intake", "IntakeServices", "Way"]
 
 
 class IntakeServices(CellServices, Protocol):
@@ -48,22 +48,46 @@ class IntakeServices(CellServices, Protocol):
 _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
-class Inbound(msgspec.Struct, frozen=True, kw_only=True, gc=False):
+class Inbound(msgspec.Struct, kw_only=True, gc=False):
     """An event as it came in. `first_at` is in unix seconds; the rest as in `Origin`.
 
     A struct for the reasons given at `Envelope`: one is made for every event.
     """
 
-    transport: str
-    source: str
-    pattern: str
-    data: bytes
-    message_id: str
+    transport: str = ""
+    source: str = ""
+    pattern: str = ""
+    data: bytes | msgspec.Raw = b""
+    message_id: str = ""
     correlation_id: str | None = None
     headers: Mapping[str, str] = _NO_HEADERS
     attempt: int = 1
     redelivered: bool = False
     first_at: float = msgspec.field(default_factory=time.time)
+
+
+class Way:
+    """How the events of one pattern come to its one handler, while the registry is the same."""
+
+    __slots__ = ("_intake", "_kind", "_mailbox", "_policy", "_target")
+
+    def __init__(self, intake: "Intake", target: Target) -> None:
+        self._intake = intake
+        self._target = target
+        self._mailbox = target.cell.mailbox
+        self._policy = intake.policy_of(target)
+        self._kind = kind_for(self._policy)
+
+    def offer(self, inbound: Inbound, settlement: Settlement) -> bool:
+        """`Intake.event`, if nothing has to be waited for; False if something has to be."""
+        mailbox = self._mailbox
+        if len(mailbox.queue) >= mailbox.limit or self._intake.services.office.full:
+            return False
+        delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
+        envelope = delivery.envelope()
+        if envelope is not None:
+            mailbox.put(envelope)
+        return True
 
 
 class Intake:
@@ -75,17 +99,10 @@ class Intake:
         # A dict, not a set: the order in which they are given back is repeatable.
         self.waiting: dict[EventDelivery, None] = {}
 
-    def offer(self, inbound: Inbound, settlement: Settlement) -> bool:
-        """`event`, if nothing has to be waited for; False if something has, and nothing was done.
-
-        The usual event has one handler, whose mailbox has room: it pays for nothing else.
-        """
-        if self.services.office.full:
-            return False
-        targets = self.services.registry.event(inbound.pattern)
-        if len(targets) != 1:
-            return False
-        return self._delivery(targets[0], inbound, settlement).offer()
+    def way(self, pattern: str) -> Way | None:
+        """The short way for events of a pattern; None if it has not just one handler."""
+        targets = self.services.registry.event(pattern)
+        return Way(self, targets[0]) if len(targets) == 1 else None
 
     async def event(self, inbound: Inbound, settlement: Settlement) -> None:
         """Give an event to its handlers, waiting for room; it is settled later, once.
@@ -161,7 +178,7 @@ class Intake:
             message_id=inbound.message_id,
             correlation_id=inbound.correlation_id,
             headers=inbound.headers,
-            body=inbound.data,
+            body=bytes(inbound.data),
             attempts=inbound.attempt,
             reason=reason,
             error=text,

@@ -13,7 +13,6 @@ Not owned here: how one broker is spoken to (its `Session`), and what bodies mea
 dialect).
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, Final
@@ -29,7 +28,7 @@ from ...actors.incarnation import Incarnation
 from ...actors.lifecycle import StateChanged
 from ...actors.scopes import background
 from ...supervisors.child import Wiring
-from ...supervisors.delivery.intake import Inbound
+from ...supervisors.delivery.intake import Way
 from ...supervisors.registry import Target
 from ...supervisors.strategy import Backoff
 from ..codec.dialect import Dialect
@@ -46,6 +45,8 @@ __all__ = ["BrokerBridge", "BrokerRequest", "BrokerStatistics", "Read"]
 
 Read = Callable[[str, bytes], Incoming | None]
 """What a dialect makes of a channel and a body. Raises `CodecError`; None is to be ignored."""
+
+_ROUTES_KEPT: Final = 1024
 
 _AHEAD: Final = 256
 """Items of streams that may wait to be sent before generators wait."""
@@ -87,6 +88,8 @@ class BrokerBridge(ABC):
         self._services = wiring.services
         self._intake = wiring.services.intake
         self._targets: dict[str, Target] = {}
+        self._ways: dict[str, Way] = {}
+        self._prefix = ""
         self._version = -1
         self._session: BridgeSession | None = None
         self._session_number = self._received = self._duplicates = self._in_flight = 0
@@ -132,6 +135,7 @@ class BrokerBridge(ABC):
         waiting will not mend.
         """
         self._incarnation = incarnation
+        self._prefix = f"{incarnation.path}:{incarnation.number}:"
         self.thread = asyncio_thread("brokers")
         self._inlet = Inlet(self.thread, self.backlog)
         self._outlet = Outlet(self.thread)
@@ -248,8 +252,8 @@ class BrokerBridge(ABC):
         """Give a message to its mailbox; returns what has to be waited for, if anything has."""
         self._received += 1
         self._in_flight += 1
-        identity = received.message_id
-        if identity and self._is_known(received):
+        received.bridge = self
+        if received.message_id and self._is_known(received):
             return None
         try:
             incoming = self._read(received.channel, received.body)
@@ -270,9 +274,13 @@ class BrokerBridge(ABC):
         """Whether this delivery need not run: the message is in hand, or was settled already."""
         held = self._in_hand.get(received.message_id)
         if held is not None:
+            self._duplicates += 1
+            if self.is_copy(held, received):
+                # Settled for itself: if its twin is not, the broker delivers that again.
+                self._send(Outgoing("done", received))
+                return True
             # Whoever ends it settles the newest delivery, the only one the broker listens to.
             held.token, held.session = received.token, received.session
-            self._duplicates += 1
             self._in_flight -= 1
             return True
         if received.message_id in self._settled:
@@ -283,6 +291,13 @@ class BrokerBridge(ABC):
                 return True
         self._in_hand[received.message_id] = received
         return False
+
+    def is_copy(self, held: Received, received: Received) -> bool:
+        """Whether the broker has two messages with this identity, and not one delivered twice."""
+        return False
+
+    def unheard(self, received: Received) -> None:  # noqa: B027
+        """Nobody can read it, or nobody handles the request: it will be answered or kept."""
 
     def _request(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:
         target = self._target(incoming.route)
@@ -307,50 +322,57 @@ class BrokerBridge(ABC):
         return deliver(mailbox, envelope)
 
     def _target(self, route: str | None) -> Target | None:
-        if self._version != self.registry.version:
-            self._version = self.registry.version
-            self._targets.clear()
+        self._look()
         if route is None:
             return None
         target = self._targets.get(route)
         if target is None:
             # As in NestJS, a request to an event's pattern runs its (first) handler.
             target = self.registry.request(route) or next(iter(self.registry.event(route)), None)
-            if target is not None and len(self._targets) < 1024:
+            if target is not None and len(self._targets) < _ROUTES_KEPT:
                 self._targets[route] = target
         return target
 
     def _event(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:
-        inbound = self._inbound(received, incoming.route, incoming.data)
-        settlement = _Settlement(self, received)
+        self._name(received, incoming.route, incoming.data)
         if received.attempt > self.options.max_deliveries:
             error = BrokerAway(
                 f"delivered {received.attempt} times without an end; "
                 "perhaps it kills the process that handles it"
             )
-            self._intake.dead(inbound, error, "too many deliveries", None, settlement.acknowledge)
+            self._intake.dead(received, error, "too many deliveries", None, received.acknowledge)
             return None
-        if self._intake.offer(inbound, settlement):
-            return None
-        return self._intake.event(inbound, settlement)
+        way = self._ways.get(received.pattern) or self._way(received.pattern)
+        if way is not None and self._version == self.registry.version:
+            if way.offer(received, received):
+                return None
+        return self._intake.event(received, received)
 
-    def _inbound(self, received: Received, route: str | None, data: bytes) -> Inbound:
-        identity = received.message_id
-        if not identity:
+    def _way(self, pattern: str) -> Way | None:
+        self._look()
+        way = self._intake.way(pattern)
+        if way is not None and len(self._ways) < _ROUTES_KEPT:
+            self._ways[pattern] = way
+        return way
+
+    def _look(self) -> None:
+        """Forget what was found when there were other routes."""
+        if self._version != self.registry.version:
+            self._version = self.registry.version
+            self._targets.clear()
+            self._ways.clear()
+
+    def _name(self, received: Received, route: str | None, data: bytes | msgspec.Raw) -> None:
+        """Add what a handler, or a reader of dead letters, wants to know."""
+        received.transport = self.name
+        received.source = channel = received.channel
+        received.pattern = channel if route is None else route
+        received.data = data
+        if received.attempt > 1:
+            received.redelivered = True
+        if not received.message_id:
             self._events += 1
-            identity = f"{self._incarnation.path}:{self._incarnation.number}:{self._events}"
-        return Inbound(
-            transport=self.name,
-            source=received.channel,
-            pattern=received.channel if route is None else route,
-            data=data,
-            message_id=identity,
-            correlation_id=received.correlation_id or None,
-            headers=received.headers,
-            attempt=received.attempt,
-            redelivered=received.redelivered or received.attempt > 1,
-            first_at=received.at or time.time(),
-        )
+            received.message_id = f"{self._prefix}{self._events}"
 
     def _unreadable(self, received: Received, error: CodecError) -> None:
         text = f"a message on {received.channel}: {error}"
@@ -358,16 +380,16 @@ class BrokerBridge(ABC):
         if received.token is None:
             self.done(received)
             return
-        inbound = self._inbound(received, None, received.body)
-        self._intake.dead(
-            inbound, error, "cannot be read", None, _Settlement(self, received).acknowledge
-        )
+        self.unheard(received)
+        self._name(received, None, received.body)
+        self._intake.dead(received, error, "cannot be read", None, received.acknowledge)
 
     def _no_handler(self, received: Received, incoming: Incoming) -> None:
         route = (incoming.route or received.channel)[:100]
         self.complaints.say(
             "requests without a handler", f"somebody asked for {route}, which nobody handles"
         )
+        self.unheard(received)
         pattern = self.dialect.pattern_json(incoming.route or "")
         self.answer(received, self.dialect.no_handler(incoming.id, pattern))
 
@@ -411,21 +433,26 @@ class BrokerBridge(ABC):
         return True
 
     def _finish(self, verb: Any, received: Received, body: bytes = b"") -> None:
-        identity = received.message_id
-        if identity:
-            self._forget(received)
+        if self._in_hand and self._in_hand.pop(received.message_id, None) is not None:
             settled = self._settled
-            settled[identity] = None
+            settled[received.message_id] = None
             if len(settled) > self.options.remember:
                 del settled[next(iter(settled))]
+        if received.token is None and not body:
+            self._less()
+            return
         self._send(Outgoing(verb, received, body))
 
     def _forget(self, received: Received) -> None:
         self._in_hand.pop(received.message_id, None)
 
     def _send(self, outgoing: Outgoing) -> None:
-        self._in_flight -= 1
         self._outlet.send(outgoing)
+        self._less()
+
+    def _less(self) -> None:
+        """One less is in flight."""
+        self._in_flight -= 1
         if self._changed is not None:
             self._changed.set()
             self._changed = None
@@ -478,18 +505,3 @@ class BrokerRequest(Request[BrokerBridge], gc=False):
     @property
     def redelivered(self) -> bool:
         return self.received.redelivered
-
-
-class _Settlement:
-    """How an event's delivery is settled with its broker."""
-
-    __slots__ = ("_bridge", "_received")
-
-    def __init__(self, bridge: BrokerBridge, received: Received) -> None:
-        self._bridge, self._received = bridge, received
-
-    def acknowledge(self) -> None:
-        self._bridge.done(self._received)
-
-    def give_back(self) -> bool:
-        return self._bridge.back(self._received, 0.0)

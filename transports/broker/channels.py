@@ -35,4 +35,13 @@ class Channels:
         return next(iter(self._wild.matching(channel)), channel)
 
     def _is_covered(self, route: str) -> bool:
-        return any(other != route for other in self._wild.matching(route))
+        return any(
+            other != route and _reaches(other, route) for other in self._wild.matching(route)
+        )
+
+
+def _reaches(wide: str, narrow: str) -> bool:
+    """Whether a wildcard goes as deep as one that it matches as if that were a channel."""
+    if narrow[-1:] not in (">", "#"):
+        return True
+    return wide[-1:] == narrow[-1:] and len(wide.split("/")) <= len(narrow.split("/"))

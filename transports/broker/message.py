@@ -10,34 +10,40 @@ from typing import Any, Final, Literal
 
 import msgspec
 
+from ...supervisors.delivery.intake import Inbound
+
 __all__ = ["NO_HEADERS", "Outgoing", "Received"]
 
 NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
-class Received(msgspec.Struct, gc=False):
+class Received(Inbound, gc=False):
     """One message as the broker gave it.
 
     `channel` is where it came on (subject, channel, routing key); `reply` where its answer
     is wanted, empty for nowhere. `token` is what the session numbered `session` settles
     it by, None where there is nothing to settle. `message_id` is the same for every
-    delivery of it, empty where the broker has no such thing. `attempt` is the broker's
-    own count of deliveries, `at` the unix time it was sent, 0 if that is not known; `id`
-    is what the dialect found in the body.
+    delivery of it, empty where the broker has no such thing; `attempt` is the broker's
+    own count of deliveries, `first_at` when it was sent, if that is known.
+
+    Its bridge adds the rest, `id` being what the dialect found in the body. A message is
+    itself what an event from it is settled by.
     """
 
     channel: str
     body: bytes
     reply: str = ""
-    headers: Mapping[str, str] = NO_HEADERS
     token: Any = None
     session: int = 0
-    message_id: str = ""
-    correlation_id: str = ""
-    attempt: int = 1
-    redelivered: bool = False
-    at: float = 0.0
     id: bytes = b""
+    bridge: Any = None
+
+    def acknowledge(self) -> None:
+        self.bridge.done(self)
+
+    def give_back(self) -> bool:
+        given_back: bool = self.bridge.back(self, 0.0)
+        return given_back
 
 
 class Outgoing(msgspec.Struct, gc=False):

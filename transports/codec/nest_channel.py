@@ -13,4 +13,5 @@ __all__ = ["read"]
 def read(prefix: str, channel: str, body: bytes) -> Incoming:
     """What a message means. Raises `CodecError` for what is not JSON in UTF-8."""
     packet = nest.decode_message(body)
-    return Incoming(channel.removeprefix(prefix), bytes(packet.data), bytes(packet.id))
+    route = channel.removeprefix(prefix) if prefix else channel
+    return Incoming(route, packet.data, bytes(packet.id) if packet.id else b"")

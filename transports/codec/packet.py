@@ -37,7 +37,7 @@ class Incoming(msgspec.Struct, gc=False):
     """
 
     route: str | None
-    data: bytes
+    data: bytes | Raw
     id: bytes = b""
     reply: str = ""
 
