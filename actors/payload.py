@@ -59,7 +59,7 @@ class Payload:
     members of a union cannot be told apart.
     """
 
-    __slots__ = ("_default", "_hook", "_typed_decode", "annotation", "fast")
+    __slots__ = ("_default", "_hook", "annotation", "fast", "typed_decode")
 
     def __init__(self, annotation: Any, default: Any = NO_DEFAULT) -> None:
         if annotation is Parameter.empty:
@@ -77,7 +77,7 @@ class Payload:
             ) from error
         decoder = fast_decoder(self.annotation)
         self.fast = decoder is not None
-        self._typed_decode = None if decoder is None else decoder.decode
+        self.typed_decode = None if decoder is None else decoder.decode
 
     def decode(self, data: bytes) -> Any:
         """The typed value of one JSON text; `b""` stands for a packet without data.
@@ -87,9 +87,9 @@ class Payload:
         array), for bytes that are no JSON, and for nesting that is too deep. Anything
         but a refusal that a rule of the user's raises comes out as it is.
         """
-        if self._typed_decode is not None:
+        if self.typed_decode is not None:
             try:
-                return self._typed_decode(data)
+                return self.typed_decode(data)
             except _DECODE_FAILURES:
                 pass  # read again below, out of this block: the report needs no such context
         if not data and self._default is not NO_DEFAULT:

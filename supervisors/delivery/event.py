@@ -107,7 +107,7 @@ class EventDelivery(_Unsettled):
     def succeeded(self, value: Any) -> None:
         if self.unsettled:
             self.unsettled = False
-            self._acknowledge()
+            self._settlement.acknowledge()
 
     def failed(self, error: Exception) -> None:
         if not self.unsettled:
@@ -193,12 +193,9 @@ class EventDelivery(_Unsettled):
         if envelope is not None:
             self._target.cell.mailbox.readmit(envelope)
 
-    def _acknowledge(self) -> None:
-        self._settlement.acknowledge()
-
     def _dropped(self, error: MailboxFull) -> None:
         """The mailbox dropped it, as its user chose, and has said so: it is not kept."""
-        self._acknowledge()
+        self._settlement.acknowledge()
 
     def _dead(self, error: BaseException, reason: str, incarnation: int) -> None:
         self.unsettled = False
@@ -307,8 +304,10 @@ class Replay(EventDelivery):
         else:
             super().released(why)
 
-    def _acknowledge(self) -> None:
-        self._finish(replayed=True, note="handled")
+    def succeeded(self, value: Any) -> None:
+        if self.unsettled:
+            self.unsettled = False
+            self._finish(replayed=True, note="handled")
 
     def _dropped(self, error: MailboxFull) -> None:
         self._dead(error, "dropped", 0)

@@ -20,9 +20,10 @@ from collections.abc import Callable, Mapping
 from typing import Final, Protocol
 
 import msgspec
+from trio.lowlevel import reschedule
 
 from ...actors.cell import CellServices
-from ...actors.envelope import Settlement
+from ...actors.envelope import Envelope, Settlement
 from ...actors.errors import NoHandler
 from ...actors.retry import DEFAULT_POLICY, RetryPolicy, policy_for
 from ..registry import Registry, Target
@@ -67,26 +68,53 @@ class Inbound(msgspec.Struct, kw_only=True, gc=False):
 
 
 class Way:
-    """How the events of one pattern come to its one handler, while the registry is the same."""
+    """How the events of one pattern come to their one handler, while the registry is the same.
 
-    __slots__ = ("_intake", "_kind", "_mailbox", "_policy", "_target")
+    What can be known of them before they come is looked up once.
+    """
+
+    __slots__ = (
+        "_decode",
+        "_handler",
+        "_intake",
+        "_kind",
+        "_mailbox",
+        "_office",
+        "_policy",
+        "_target",
+    )
 
     def __init__(self, intake: "Intake", target: Target) -> None:
         self._intake = intake
+        self._office = intake.services.office
         self._target = target
+        self._handler = target.handler
         self._mailbox = target.cell.mailbox
         self._policy = intake.policy_of(target)
         self._kind = kind_for(self._policy)
+        # Other kinds do more than decode.
+        self._decode = target.handler.payload.typed_decode if self._kind is EventDelivery else None
 
     def offer(self, inbound: Inbound, settlement: Settlement) -> bool:
         """`Intake.event`, if nothing has to be waited for; False if something has to be."""
         mailbox = self._mailbox
-        if len(mailbox.queue) >= mailbox.limit or self._intake.services.office.full:
+        queue = mailbox.queue
+        if len(queue) >= mailbox.limit or self._office.full:
             return False
         delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
-        envelope = delivery.envelope()
-        if envelope is not None:
-            mailbox.put(envelope)
+        envelope: Envelope | None
+        try:
+            message = self._decode(inbound.data)  # type: ignore[misc]  # None fails like bad data
+        except Exception:  # noqa: BLE001  # the long way finds it again, and says what it is
+            envelope = delivery.envelope()
+            if envelope is None:
+                return True
+        else:
+            envelope = Envelope(message, self._handler, delivery, delivery)
+        # `mailbox.put(envelope)`, without the call.
+        queue.append(envelope)
+        if mailbox.parked:
+            reschedule(mailbox.parked.pop())
         return True
 
 

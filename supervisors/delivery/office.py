@@ -56,6 +56,8 @@ class DeadLetterOffice:
         self._backlog: deque[tuple[DeadLetter, Callable[[], object] | None]] = deque()
         self._finished: deque[tuple[str, bool, str]] = deque()
         self._mail = trio.Event()
+        self.full = False
+        """Whether no more letters may come for now. Not computed: it is looked at per event."""
         self._room = trio.Event()
         self._idle = trio.Event()
         self._idle.set()
@@ -68,6 +70,7 @@ class DeadLetterOffice:
     def take(self, letter: DeadLetter, then: Callable[[], object] | None = None) -> None:
         """Keep a letter; `then` is called once it is durable, never before."""
         self._backlog.append((letter, then))
+        self.full = len(self._backlog) >= self._most
         self._busy()
 
     def take_local(self, letter: DeadLetter) -> None:
@@ -77,11 +80,6 @@ class DeadLetterOffice:
             self._bus.publish(Undelivered(path=letter.actor, why=why, message=letter.pattern))
         else:
             self.take(letter)
-
-    @property
-    def full(self) -> bool:
-        """Whether no more letters may come for now."""
-        return len(self._backlog) >= self._most
 
     async def room(self) -> None:
         """Wait while the backlog is full; intake of events calls this before it takes more."""
@@ -105,6 +103,7 @@ class DeadLetterOffice:
                     letter, then = self._backlog[0]
                     await self.store.put(letter, then=self._after(letter, then))
                     self._backlog.popleft()
+                    self.full = len(self._backlog) >= self._most
                     self._room.set()
             self._idle.set()
             self._mail = trio.Event()

@@ -273,7 +273,8 @@ class BrokerBridge(ABC):
     def _is_known(self, received: Received) -> bool:
         """Whether this delivery need not run: the message is in hand, or was settled already."""
         held = self._in_hand.get(received.message_id)
-        if held is not None:
+        # Identities come from strangers, who may give one to different messages.
+        if held is not None and held.body == received.body:
             self._duplicates += 1
             if self.is_copy(held, received):
                 # Settled for itself: if its twin is not, the broker delivers that again.
@@ -334,22 +335,34 @@ class BrokerBridge(ABC):
         return target
 
     def _event(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:
-        self._name(received, incoming.route, incoming.data)
-        if received.attempt > self.options.max_deliveries:
-            error = BrokerAway(
-                f"delivered {received.attempt} times without an end; "
-                "perhaps it kills the process that handles it"
-            )
-            self._intake.dead(received, error, "too many deliveries", None, received.acknowledge)
-            return None
-        way = self._ways.get(received.pattern) or self._way(received.pattern)
-        if way is not None and self._version == self.registry.version:
-            if way.offer(received, received):
+        received.transport = self.name
+        received.source = channel = received.channel
+        route = incoming.route
+        received.pattern = route = channel if route is None else route
+        received.data = incoming.data
+        if not received.message_id:
+            self._events += 1
+            received.message_id = f"{self._prefix}{self._events}"
+        if received.attempt > 1:
+            received.redelivered = True
+            if received.attempt > self.options.max_deliveries:
+                self._too_often(received)
                 return None
+        if self._version != self.registry.version:
+            self._look()
+        way = self._ways.get(route) or self._way(route)
+        if way is not None and way.offer(received, received):
+            return None
         return self._intake.event(received, received)
 
+    def _too_often(self, received: Received) -> None:
+        error = BrokerAway(
+            f"delivered {received.attempt} times without an end; "
+            "perhaps it kills the process that handles it"
+        )
+        self._intake.dead(received, error, "too many deliveries", None, received.acknowledge)
+
     def _way(self, pattern: str) -> Way | None:
-        self._look()
         way = self._intake.way(pattern)
         if way is not None and len(self._ways) < _ROUTES_KEPT:
             self._ways[pattern] = way
@@ -362,18 +375,6 @@ class BrokerBridge(ABC):
             self._targets.clear()
             self._ways.clear()
 
-    def _name(self, received: Received, route: str | None, data: bytes | msgspec.Raw) -> None:
-        """Add what a handler, or a reader of dead letters, wants to know."""
-        received.transport = self.name
-        received.source = channel = received.channel
-        received.pattern = channel if route is None else route
-        received.data = data
-        if received.attempt > 1:
-            received.redelivered = True
-        if not received.message_id:
-            self._events += 1
-            received.message_id = f"{self._prefix}{self._events}"
-
     def _unreadable(self, received: Received, error: CodecError) -> None:
         text = f"a message on {received.channel}: {error}"
         self.complaints.say("messages that cannot be read", text)
@@ -381,7 +382,9 @@ class BrokerBridge(ABC):
             self.done(received)
             return
         self.unheard(received)
-        self._name(received, None, received.body)
+        received.transport = self.name
+        received.source = received.pattern = received.channel
+        received.data = received.body
         self._intake.dead(received, error, "cannot be read", None, received.acknowledge)
 
     def _no_handler(self, received: Received, incoming: Incoming) -> None:
@@ -408,7 +411,7 @@ class BrokerBridge(ABC):
 
     def answer(self, received: Received, body: bytes) -> None:
         """Send the answer to a request: it is finished."""
-        self._finish("answer", received, body)
+        self.finish("answer", received, body)
 
     def unsendable(self, outgoing: Outgoing, most: int) -> None:
         """The broker takes no message as long as this one: its asker is told so at least.
@@ -422,7 +425,7 @@ class BrokerBridge(ABC):
 
     def done(self, received: Received) -> None:
         """A message is finished, without an answer."""
-        self._finish("done", received)
+        self.finish("done", received)
 
     def back(self, received: Received, delay: float) -> bool:
         """Give a message back to the broker; False if the broker takes nothing back."""
@@ -432,16 +435,22 @@ class BrokerBridge(ABC):
         self._send(Outgoing("back", received, b"", delay))
         return True
 
-    def _finish(self, verb: Any, received: Received, body: bytes = b"") -> None:
+    def finish(self, verb: Any, received: Received, body: bytes = b"") -> None:
+        """A message is finished: say so to the broker if it wants to know."""
         if self._in_hand and self._in_hand.pop(received.message_id, None) is not None:
             settled = self._settled
             settled[received.message_id] = None
             if len(settled) > self.options.remember:
                 del settled[next(iter(settled))]
-        if received.token is None and not body:
-            self._less()
-            return
-        self._send(Outgoing(verb, received, body))
+        if received.token is not None or body:
+            self._outlet.send(Outgoing(verb, received, body))
+        # `_less`, without the call.
+        self._in_flight -= 1
+        if self._changed is not None:
+            self._changed.set()
+            self._changed = None
+        if not self._in_flight and self._stopping:
+            self._quiet.set()
 
     def _forget(self, received: Received) -> None:
         self._in_hand.pop(received.message_id, None)

@@ -39,7 +39,7 @@ class Received(Inbound, gc=False):
     bridge: Any = None
 
     def acknowledge(self) -> None:
-        self.bridge.done(self)
+        self.bridge.finish("done", self)
 
     def give_back(self) -> bool:
         given_back: bool = self.bridge.back(self, 0.0)
