@@ -22,6 +22,7 @@ from understudy import (
     UNSET,
     Actor,
     Client,
+    NoResponders,
     Ref,
     RpcError,
     Supervisor,
@@ -116,6 +117,10 @@ class Interop(Actor):
         return milliseconds
 
 
+NOBODY_LISTENS = {"nobody": "listens"}
+"""What comes of a request that no service has subscribed to, where a broker knows that."""
+
+
 class Case:
     """One case of `call`: what to do, and what must come of it."""
 
@@ -129,6 +134,8 @@ class Case:
                 got = await self.act(client)
             except RpcError as error:
                 got = {"error": error.error}
+            except NoResponders:
+                got = NOBODY_LISTENS
             except UnderstudyError as error:
                 got = {"failed": str(error)}
         if limit.cancelled_caught:
@@ -188,20 +195,25 @@ FAILURES = {
         failing("fail.rpc", {"status": 404, "message": "nope"}),
         failing("fail.text", {"status": "error", "message": "refused"}),
         failing("fail.plain", {"status": "error", "message": "Internal server error"}),
-        failing(
-            "nobody.home", "There is no matching message handler defined in the remote service."
-        ),
     ],
     "nestrs": [
         failing("fail.rpc", {"message": "nope", "details": {"status": 404}}),
         failing("fail.text", {"message": "refused"}),
         failing("fail.plain", {"message": "Internal server error"}),
-        failing("nobody.home", {"message": "no microservice handler for pattern `nobody.home`"}),
     ],
 }
 
 
-def cases(dialect: str) -> list[Case]:
+def nobody_home(dialect: str, transport: str) -> dict[str, Any]:
+    """What a request without a handler comes to: a service says so, or its broker does."""
+    if dialect == "nestrs":  # its services hear every pattern there is
+        return {"error": {"message": "no microservice handler for pattern `nobody.home`"}}
+    if transport in ("nats", "redis"):  # a subscription for each pattern
+        return NOBODY_LISTENS
+    return {"error": "There is no matching message handler defined in the remote service."}
+
+
+def cases(dialect: str, transport: str) -> list[Case]:
     tricky = {"s": 'héllo ✓ 😀 #12#{"', "n": 1.5, "b": True, "z": None, "l": [1, [2, {"k": "v"}]]}
     user = {"id": str(uuid.uuid4()), "name": "Ada"}
     found = [
@@ -213,6 +225,7 @@ def cases(dialect: str) -> list[Case]:
         Case("echo empty text", send("echo", ""), ""),
         Case("echo 100 kB", send("echo", "é" * 50_000), "é" * 50_000),
         *FAILURES[dialect],
+        Case("nobody.home", send("nobody.home", {}), nobody_home(dialect, transport)),
         Case("user.created", seen_after(False, user), True),
         Case("seen after a crash", seen_after(True, user), True),
         Case("64 at once", many, []),
@@ -222,9 +235,10 @@ def cases(dialect: str) -> list[Case]:
     return found
 
 
-async def call(url: str, options: dict[str, Any]) -> int:
+async def call(transport: str, url: str, options: dict[str, Any]) -> int:
+    found = cases(options.get("dialect", "nest"), transport)
     async with connect(url, patience=10, **options) as client:
-        results = [await case.run(client) for case in cases(options.get("dialect", "nest"))]
+        results = [await case.run(client) for case in found]
     return 0 if all(results) else 1
 
 
@@ -242,14 +256,18 @@ def tree(url: str, options: dict[str, Any]) -> Supervisor:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("mode", choices=["serve", "call"])
-    parser.add_argument("transport", choices=["tcp"])
+    parser.add_argument("transport", choices=["tcp", "nats", "redis", "rmq"])
     parser.add_argument("url")
     parser.add_argument("--queue", help="queue or group name, on transports that have one")
-    parser.add_argument("--dialect", choices=sorted(FAILURES), help="what `call` speaks")
+    parser.add_argument("--dialect", choices=sorted(FAILURES), help="nest if not given")
     given = parser.parse_args()
     options = {name: getattr(given, name) for name in ("queue", "dialect") if getattr(given, name)}
     if given.mode == "call":
-        sys.exit(trio.run(call, given.url, options))
+        if given.transport != "rmq":
+            options.pop("queue", None)  # elsewhere only services have one
+        sys.exit(trio.run(call, given.transport, given.url, options))
+    if given.transport == "tcp":
+        options.pop("dialect", None)  # a service is told by the first byte of a connection
     run(
         tree(given.url, options),
         dead_letters=None,

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         ActorStopped,
         AskCycle,
         AskTimeout,
+        AsyncioThreadEnded,
         ConnectionLost,
         DeathPact,
         DeclarationError,
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
         LinkBroken,
         MailboxFull,
         NoHandler,
+        NoResponders,
         PayloadError,
         RequestTimeout,
         Retry,
@@ -63,6 +65,7 @@ __all__ = [
     "ActorStopped",
     "AskCycle",
     "AskTimeout",
+    "AsyncioThreadEnded",
     "Backoff",
     "ChildEscalated",
     "Client",
@@ -77,6 +80,7 @@ __all__ = [
     "MemoryStore",
     "MessageContext",
     "NoHandler",
+    "NoResponders",
     "PayloadError",
     "Ref",
     "Reply",
@@ -113,9 +117,9 @@ __all__ = [
 ]
 
 _ERRORS = (
-    "ActorCrashed ActorStopped AskCycle AskTimeout ConnectionLost DeathPact DeclarationError "
-    "Fenced Ignore LinkBroken MailboxFull NoHandler PayloadError RequestTimeout Retry RpcError "
-    "StartFailed StartTimedOut UnderstudyError"
+    "ActorCrashed ActorStopped AskCycle AskTimeout AsyncioThreadEnded ConnectionLost DeathPact "
+    "DeclarationError Fenced Ignore LinkBroken MailboxFull NoHandler NoResponders PayloadError "
+    "RequestTimeout Retry RpcError StartFailed StartTimedOut UnderstudyError"
 )
 _HOMES = {
     ".actors.actor": "Actor Request",

@@ -35,7 +35,7 @@ async def test_cases_that_fail_are_told_by_the_exit_code(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     async with running(Supervisor("nobody", [serve("tcp://127.0.0.1:0")])) as system:
-        code = await interop.call(system.addresses()["nobody/tcp"], {})
+        code = await interop.call("tcp", system.addresses()["nobody/tcp"], {})
 
     cases = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert code == 1
