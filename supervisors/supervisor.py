@@ -327,7 +327,7 @@ class Supervision(Keeper):
             failure = await self._start(child)
             if failure is not None and not self._wants_stop():
                 # By message, as an end of its own: it counts, and a stop is served first.
-                if child is not due.child and due.child.state == "restarting":
+                if due.child.state == "restarting":
                     self._become(due.child, "down")  # the retry is of the one that failed
                 self._become(child, "restarting")
                 self._inbox.post(End(child, child.number, failure, "restarting"))

@@ -12,7 +12,7 @@ of them than the mailbox may hold.
 
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -80,6 +80,13 @@ class EventDelivery(_Unsettled):
         envelope = self.envelope()
         if envelope is not None and not await self._target.cell.mailbox.put_wait(envelope):
             self.released("the actor has ended")
+
+    def hand_back(self, which: Callable[[Settlement], bool]) -> None:
+        """Instead of trying again later, let the broker deliver it again, if it can."""
+        if which(self._settlement) and self._settlement.give_back():
+            self.unsettled = False
+            del self._intake.waiting[self]
+            self._target.cell.mailbox.free()
 
     def envelope(self) -> Envelope | None:
         """What goes into the mailbox; None for what does not fit, which is dead at once."""

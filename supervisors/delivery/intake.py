@@ -176,6 +176,14 @@ class Intake:
             )
             await Replay(self, target, inbound, letter).begin()
 
+    def hand_back(self, which: Callable[[Settlement], bool]) -> None:
+        """Give back to its broker what waits for another attempt and is settled by one of `which`.
+
+        For a bridge that stops: the broker can wait for longer.
+        """
+        for delivery in list(self.waiting):
+            delivery.hand_back(which)
+
     def release_waiting(self, why: str) -> None:
         """Settle what waits for another attempt that will not come: the tree has ended."""
         for delivery in list(self.waiting):

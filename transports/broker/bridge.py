@@ -15,6 +15,7 @@ dialect).
 
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from typing import Any, Final
 
 import attrs
@@ -22,8 +23,8 @@ import msgspec
 import trio
 
 from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
-from ...actors.envelope import Envelope
-from ...actors.errors import ConnectionLost, PayloadError
+from ...actors.envelope import Envelope, Settlement
+from ...actors.errors import AsyncioThreadEnded, ConnectionLost, PayloadError
 from ...actors.incarnation import Incarnation
 from ...actors.lifecycle import StateChanged
 from ...actors.scopes import background
@@ -94,6 +95,7 @@ class BrokerBridge(ABC):
         self._session: BridgeSession | None = None
         self._session_number = self._received = self._duplicates = self._in_flight = 0
         self._events = 0
+        self._first_session = 1
         self._in_hand: dict[str, Received] = {}
         self._settled: dict[str, None] = {}
         self._connected = self._announced = self._stopping = False
@@ -136,6 +138,10 @@ class BrokerBridge(ABC):
         """
         self._incarnation = incarnation
         self._prefix = f"{incarnation.path}:{incarnation.number}:"
+        # What an earlier life has received is no concern of this one; its broker knows.
+        self._first_session = self._session_number + 1
+        self._in_flight = 0
+        self._announced = self._stopping = False
         self.thread = asyncio_thread("brokers")
         self._inlet = Inlet(self.thread, self.backlog)
         self._outlet = Outlet(self.thread)
@@ -207,10 +213,14 @@ class BrokerBridge(ABC):
             return
         self._state("draining", "")
         await self.thread.call(session.stop_receiving)
+        self._intake.hand_back(self.is_ours)
         while self._in_flight or len(self._inlet) or not self._idle:
             self._quiet = trio.Event()
             await self._quiet.wait()
         self._outlet.close()
+
+    def is_ours(self, settlement: Settlement) -> bool:
+        return isinstance(settlement, Received) and settlement.bridge is self
 
     async def _follow_patterns(self) -> None:
         """Actors come and go: subscribe to what they handle."""
@@ -253,6 +263,8 @@ class BrokerBridge(ABC):
         self._received += 1
         self._in_flight += 1
         received.bridge = self
+        if not received.session:
+            received.session = self._session_number
         if received.message_id and self._is_known(received):
             return None
         try:
@@ -281,8 +293,9 @@ class BrokerBridge(ABC):
                 self._send(Outgoing("done", received))
                 return True
             # Whoever ends it settles the newest delivery, the only one the broker listens to.
+            if held.session >= self._first_session:
+                self._in_flight -= 1  # it is counted already
             held.token, held.session = received.token, received.session
-            self._in_flight -= 1
             return True
         if received.message_id in self._settled:
             received.redelivered = True
@@ -400,7 +413,7 @@ class BrokerBridge(ABC):
 
     def item(self, received: Received, body: bytes) -> None:
         """Send one item of a stream."""
-        self._outlet.send(Outgoing("item", received, body))
+        self._write(Outgoing("item", received, body))
 
     async def room(self) -> None:
         """Wait while very many items wait to be sent."""
@@ -421,7 +434,7 @@ class BrokerBridge(ABC):
         text = f"an answer of {len(outgoing.body)} bytes; {self.peer} takes {most} at most"
         self.complaints.say("answers that are too long", text)
         body = self.dialect.failure(outgoing.received.id, self.dialect.error_json(INTERNAL))
-        self._outlet.send(Outgoing("item", outgoing.received, body))
+        self._write(Outgoing("item", outgoing.received, body))
 
     def done(self, received: Received) -> None:
         """A message is finished, without an answer."""
@@ -431,7 +444,7 @@ class BrokerBridge(ABC):
         """Give a message back to the broker; False if the broker takes nothing back."""
         if received.token is None:
             return False
-        self._forget(received)
+        self._in_hand.pop(received.message_id, None)
         self._send(Outgoing("back", received, b"", delay))
         return True
 
@@ -442,22 +455,21 @@ class BrokerBridge(ABC):
             settled[received.message_id] = None
             if len(settled) > self.options.remember:
                 del settled[next(iter(settled))]
+        if received.session < self._first_session:
+            return
         if received.token is not None or body:
-            self._outlet.send(Outgoing(verb, received, body))
-        # `_less`, without the call.
-        self._in_flight -= 1
-        if self._changed is not None:
-            self._changed.set()
-            self._changed = None
-        if not self._in_flight and self._stopping:
-            self._quiet.set()
-
-    def _forget(self, received: Received) -> None:
-        self._in_hand.pop(received.message_id, None)
+            self._write(Outgoing(verb, received, body))
+        self._less()
 
     def _send(self, outgoing: Outgoing) -> None:
-        self._outlet.send(outgoing)
-        self._less()
+        if outgoing.received.session >= self._first_session:
+            self._write(outgoing)
+            self._less()
+
+    def _write(self, outgoing: Outgoing) -> None:
+        # Without a loop the session ends, too, and this life with it.
+        with suppress(AsyncioThreadEnded):
+            self._outlet.send(outgoing)
 
     def _less(self) -> None:
         """One less is in flight."""

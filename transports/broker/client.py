@@ -163,6 +163,9 @@ class BrokerClient(Client):
             async with background() as nursery:
                 nursery.start_soon(self._hand_out_all, inlet)
                 await self.thread.call(session.run, begun)
+        except BrokerAway as error:
+            self._lost(error.why)
+            raise
         finally:
             inlet.close()
             self._lost("the client was closed")
