@@ -17,9 +17,9 @@ from typing import Any, Final, TypeVar
 
 import pytest
 
+from ..missing import missing
 from .broker import Address, Broker
 from .certificates import Certificates
-from .missing import missing
 from .nats import NatsBroker
 from .rabbitmq import RabbitmqBroker
 from .redis import RedisBroker

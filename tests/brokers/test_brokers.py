@@ -17,10 +17,10 @@ import pytest
 import redis
 import trio
 
+from ..missing import missing
 from .broker import Address, Broker
 from .certificates import Certificates
 from .fixtures import VARIABLES, own_brokers, shared_broker
-from .missing import missing
 from .nats import NatsBroker
 from .rabbitmq import RabbitmqBroker
 from .redis import RedisBroker

@@ -1,11 +1,11 @@
 """One slice of scenarios, played once on OTP, for all tests of this folder."""
 
 import logging
-import os
 from collections.abc import Iterator
 
 import pytest
 
+from ..missing import missing
 from .draw import draw_many
 from .otp import WHY_NOT, play_on_otp
 from .scenario import Scenario
@@ -19,9 +19,7 @@ COUNT = 300
 def otp() -> None:
     """Skips where there is no Erlang, unless peers are required."""
     if WHY_NOT is not None:
-        if os.environ.get("UNDERSTUDY_REQUIRE_PEERS"):
-            pytest.fail(f"{WHY_NOT} (UNDERSTUDY_REQUIRE_PEERS is set)")
-        pytest.skip(WHY_NOT)
+        missing(WHY_NOT)
 
 
 @pytest.fixture(scope="session")

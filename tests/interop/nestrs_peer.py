@@ -14,16 +14,17 @@ import shutil
 import subprocess
 import tomllib
 from pathlib import Path
-from typing import Final, Never
+from typing import Final
 
 import pytest
+
+from ..missing import missing
 
 __all__ = ["nestrs_program"]
 
 ROOT: Final = Path(__file__).parents[2]
 SOURCE: Final = ROOT / "tests" / "peers" / "nestrs"
 BUILT: Final = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "build" / "nestrs").absolute()
-REQUIRED: Final = "UNDERSTUDY_REQUIRE_PEERS"
 
 
 def nestrs_program() -> str:
@@ -49,7 +50,7 @@ def _cargo() -> str:
     if good is None:
         wanted = f"cargo {needed[0]}.{needed[1]} or newer, which rustup installs, is missing"
         seen = "; ".join(f"{program} is {a}.{b}" for program, (a, b) in versions.items())
-        _missing(f"{wanted}, and the nestrs peer needs it to build{f' ({seen})' if seen else ''}")
+        missing(f"{wanted}, and the nestrs peer needs it to build{f' ({seen})' if seen else ''}")
     return good
 
 
@@ -67,9 +68,3 @@ def _needed() -> tuple[int, int]:
 def _two_numbers(text: str) -> tuple[int, int]:
     match = re.search(r"(\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2])) if match else (0, 0)
-
-
-def _missing(why: str) -> Never:
-    if os.environ.get(REQUIRED):
-        pytest.fail(f"{why} ({REQUIRED} is set)")
-    pytest.skip(why)

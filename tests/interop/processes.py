@@ -14,7 +14,7 @@ from typing import Any, Final
 import attrs
 import pytest
 
-from ..brokers.missing import missing
+from ..missing import missing
 
 __all__ = ["INTEROP", "Program", "call", "free_port", "nest_folder", "started"]
 

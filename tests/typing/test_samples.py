@@ -4,13 +4,14 @@ Every planted mistake carries a `type: ignore`, and both checkers report one tha
 not needed, so "no errors" says that each mistake was found and nothing else was.
 """
 
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from ..missing import missing
 
 ROOT = Path(__file__).parents[2]
 SAMPLES = sorted(str(path.relative_to(ROOT)) for path in Path(__file__).parent.glob("sample_*.py"))
@@ -47,10 +48,7 @@ def test_a_mistake_that_is_not_found_fails_the_check(
 def _need(checker: tuple[str, ...]) -> None:
     """pyright runs on Node; without one it would fetch its own."""
     if checker is PYRIGHT and shutil.which("node") is None:
-        why = "node is not installed, so that pyright cannot run"
-        if os.environ.get("UNDERSTUDY_REQUIRE_PEERS"):
-            pytest.fail(f"{why} (UNDERSTUDY_REQUIRE_PEERS is set)")
-        pytest.skip(why)
+        missing("node is not installed, so that pyright cannot run")
 
 
 def _run(checker: tuple[str, ...], *files: str) -> subprocess.CompletedProcess[str]:

@@ -12,12 +12,12 @@ from typing import Final
 import attrs
 import pytest
 
+from ...missing import missing
 from .letter_writer import OTHER_FILE
 
 __all__ = ["ROOT", "Writer", "program", "strace", "writer"]
 
 ROOT: Final = Path(__file__).parents[3]
-REQUIRED: Final = "UNDERSTUDY_REQUIRE_PEERS"
 
 
 def strace(path: Path, *options: str) -> list[str]:
@@ -73,14 +73,12 @@ def writer(path: Path, *, bursts: int, call: str, most: int) -> Iterator[Writer]
 
 
 def _needed() -> None:
-    why = _missing()
-    if why and os.environ.get(REQUIRED):
-        pytest.fail(f"{why} ({REQUIRED} is set)")
+    why = _why_not()
     if why:
-        pytest.skip(why)
+        missing(why)
 
 
-def _missing() -> str:
+def _why_not() -> str:
     if shutil.which("strace") is None:
         return "strace is not installed, so that no system call can be made to fail"
     tried = subprocess.run(["strace", "-o", os.devnull, "true"], capture_output=True, text=True)
