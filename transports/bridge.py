@@ -30,8 +30,12 @@ if TYPE_CHECKING:
 __all__ = ["BridgeSpec", "Transport", "serve", "transport_of"]
 
 _MODULES: Final = {
+    "amqp": ".rabbitmq.transport",
+    "amqps": ".rabbitmq.transport",
     "memory": ".memory",
     "nats": ".nats.transport",
+    "redis": ".redis.transport",
+    "rediss": ".redis.transport",
     "tcp": ".tcp.transport",
     "tls": ".nats.transport",
 }

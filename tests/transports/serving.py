@@ -33,13 +33,19 @@ __all__ = [
 DIRECT: Final = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://shop"}
 """Transports without anything between a client and the service."""
 
-BROKERS: Final = {"nats": ("nats_broker", "prefix")}
+BROKERS: Final = {
+    "nats": ("nats_broker", "prefix"),
+    "redis": ("redis_broker", "prefix"),
+    "amqp": ("rabbitmq_broker", "queue"),
+}
 """Transports with a broker: its fixture, and the option that keeps tests apart."""
 
 NOWHERE: Final = {
     "tcp": "tcp://127.0.0.1:1",
     "memory": "memory://shop",
     "nats": "nats://127.0.0.1:1",
+    "redis": "redis://127.0.0.1:1",
+    "amqp": "amqp://127.0.0.1:1?queue=nowhere",
 }
 """Where nothing listens."""
 

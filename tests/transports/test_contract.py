@@ -517,7 +517,7 @@ async def test_a_client_finds_the_next_service_and_calls_wait_for_it(
 async def test_a_client_of_nobody_says_so(url: str) -> None:
     nobody = NOWHERE[url.partition(":")[0]]
 
-    with pytest.raises(ConnectionLost, match=f"^{nobody}: .*noth") as caught:
+    with pytest.raises(ConnectionLost, match=f"^{shown(nobody)}: .*noth") as caught:
         async with connect(nobody):
             pass
     assert not caught.value.sent

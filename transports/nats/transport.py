@@ -1,9 +1,11 @@
 """NATS: NestJS's and nestrs's subjects on a server or a cluster, and JetStream.
 
-Promise: core NATS is at most once; see `bridge.py`. Install with `understudy[nats]`.
+Promise: core NATS is at most once, see `bridge.py`; a stream at least once, see
+`jetstream.py`. Install with `understudy[nats]`.
 """
 
 from collections.abc import Mapping
+from importlib.util import find_spec
 from typing import Any
 
 from ...actors.errors import DeclarationError
@@ -20,7 +22,12 @@ def check(url: str, options: Mapping[str, Any], *, serving: bool) -> None:
     """Raise `DeclarationError` for a URL or options that can never work."""
     if not parse_url(url).hostname:
         raise DeclarationError(f"{shown(url)} has no host; one looks like nats://127.0.0.1:4222.")
-    parse_options(NatsOptions if serving else NatsClientOptions, url, options)
+    parsed = parse_options(NatsOptions if serving else NatsClientOptions, url, options)
+    if (parsed.nkey or parsed.credentials) and find_spec("nkeys") is None:
+        raise DeclarationError(
+            f"{shown(url)}: a login by nkey or credentials file needs the package nkeys: "
+            "pip install nkeys"
+        )
 
 
 def bridge(url: str, options: Mapping[str, Any], wiring: Wiring) -> NatsBridge:

@@ -5,6 +5,7 @@ import json
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,13 @@ from nats.aio.client import Client as NatsConnection
 from understudy.actors.actor import Actor
 from understudy.actors.asyncio_thread import asyncio_thread
 from understudy.actors.context import MessageContext
-from understudy.actors.errors import ConnectionLost, NoResponders, RpcError, StartFailed
+from understudy.actors.errors import (
+    ConnectionLost,
+    NoResponders,
+    RequestTimeout,
+    RpcError,
+    StartFailed,
+)
 from understudy.actors.handlers import event_pattern, message_pattern
 from understudy.supervisors.child import child
 from understudy.transports.client import connect
@@ -175,7 +182,7 @@ async def test_an_actor_that_starts_later_is_heard_and_one_that_ended_is_not(url
         async def answer() -> Any:
             try:
                 return await client.send("echo", 1)
-            except NoResponders:
+            except (NoResponders, RpcError):
                 return None
 
         assert await eventually(answer, bool) == 1
@@ -348,6 +355,21 @@ async def test_a_server_that_freezes_is_found_out_and_left(
             assert await eventually(answer, bool) == 1
 
     assert all(why.strip() for state, why in notices if state == "waiting")
+
+
+@pytest.mark.parametrize("heartbeat", [0.5, 60.0], ids=["found out", "not noticed"])
+async def test_a_client_with_much_to_say_to_a_frozen_server_can_still_end(
+    own_nats: Callable[..., NatsBroker], heartbeat: float
+) -> None:
+    broker = own_nats(jetstream=False)
+    with trio.fail_after(20):
+        async with connect(broker.url, heartbeat=heartbeat, connect_timeout=0.5) as client:
+            broker.freeze()
+            with suppress(ConnectionLost):
+                for _ in range(400):
+                    await client.emit("heard", "x" * 100_000)
+            with pytest.raises((ConnectionLost, RequestTimeout)):
+                await client.send("find", 1, timeout=2)
 
 
 # -- dialects -------------------------------------------------------------------

@@ -1,13 +1,14 @@
 """Events from a stream: at least once, acknowledged when handled, whatever ends meanwhile."""
 
 import itertools
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import pytest
 import trio
 from nats.aio.client import Client as NatsConnection
-from nats.js.api import ConsumerConfig, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, StreamConfig
 
 from understudy.actors.actor import Actor
 from understudy.actors.errors import ConnectionLost, DeclarationError, StartFailed
@@ -17,6 +18,7 @@ from understudy.transports.bridge import serve
 from understudy.transports.client import connect
 
 from ...brokers.broker import Address
+from ...brokers.nats import NatsBroker
 from ..serving import Service, hosting, serving
 from .notes import Ledger, Orders, asking, causes, eventually, states, until_true
 
@@ -130,13 +132,14 @@ async def test_an_event_that_takes_longer_than_ack_wait_is_not_given_to_another(
     url: str, ledger: Ledger, name: str
 ) -> None:
     ledger.gate = trio.Event()
-    async with on_stream(url, ledger, name, ack_wait=0.6):
+    async with on_stream(url, ledger, name, ack_wait=0.6) as service:
         async with connect(url, stream=name) as client:
             await client.emit("placed", "slow")
         await trio.sleep(2)
         ledger.gate.set()
         await until_true(lambda: ledger.seen)
 
+        assert service.statistics().received == 1
     assert ledger.contexts == [(f"{name}:1", 1, False)]
 
 
@@ -219,6 +222,18 @@ async def test_two_services_share_the_events_of_one_durable(
     assert ledger.seen
     assert other.seen
     assert sorted(ledger.seen + other.seen) == list(range(100))
+
+
+async def test_an_event_for_a_stream_that_comes_on_a_requests_subject_is_not_run(
+    url: str, ledger: Ledger, name: str
+) -> None:
+    async with on_stream(url, ledger, name) as service:
+        async with connect(url, stream=name, confirm_timeout=0.5) as client:
+            with pytest.raises(ConnectionLost, match=r"'find' was not confirmed .* in 0\.5 s"):
+                await client.emit("find", 1)
+            assert await client.send("find", 1) == 1
+
+        assert service.statistics().received == 1
 
 
 # -- stream and consumer --------------------------------------------------------
@@ -320,7 +335,7 @@ async def test_a_stream_of_somebody_else_that_was_deleted_is_waited_for(
 
     async with asking(url) as on:
         await on(make)
-        async with on_stream(url, ledger, name, reconnect_max=0.2) as service:
+        async with on_stream(url, ledger, name, reconnect_max=0.2, heartbeat=0.5) as service:
             notices = states(service)
             await on(delete)
             why = f"the stream {name} was deleted; it was not made here, so it is not made again"
@@ -340,7 +355,9 @@ async def test_a_consumer_of_another_kind_fails_the_start(
     async def make(connection: NatsConnection) -> None:
         js = connection.jetstream()
         await js.add_stream(StreamConfig(name, subjects=[f"{prefix}.placed"]))
-        await js.add_consumer(name, ConsumerConfig(durable_name="orders", ack_policy="none"))
+        await js.add_consumer(
+            name, ConsumerConfig(durable_name="orders", ack_policy=AckPolicy.NONE)
+        )
 
     async with asking(url) as on:
         await on(make)
@@ -374,6 +391,116 @@ async def test_an_actor_that_starts_later_gets_its_events_from_the_stream(
                     else:
                         break
         await until_true(lambda: ledger.seen == [1])
+
+
+# -- the server's life ----------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["killed", "frozen"])
+async def test_no_event_is_lost_while_the_server_is_away(
+    own_nats: Callable[..., NatsBroker], ledger: Ledger, how: str
+) -> None:
+    broker = own_nats()
+    quick: dict[str, Any] = {"heartbeat": 0.5, "reconnect_max": 0.2}
+    async with on_stream(broker.url, ledger, "ORDERS", ack_wait=1.0, **quick):
+        async with connect(broker.url, stream="ORDERS", confirm_timeout=30.0, **quick) as client:
+
+            async def send() -> None:
+                for number in range(200):
+                    await client.emit("placed", number)
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(send)
+                await until_true(lambda: len(ledger.seen) > 50)
+                if how == "killed":
+                    await trio.to_thread.run_sync(broker.kill)
+                    await trio.to_thread.run_sync(broker.start)
+                else:
+                    broker.freeze()
+                    await trio.sleep(2)
+                    broker.thaw()
+            await until_true(lambda: len(set(ledger.seen)) == 200, within=20)
+
+    again = len(ledger.seen) - 200
+    assert sum(redelivered for _, _, redelivered in ledger.contexts) >= again
+
+
+async def test_what_was_handled_while_the_server_was_away_is_not_run_again(
+    own_nats: Callable[..., NatsBroker], ledger: Ledger
+) -> None:
+    broker = own_nats()
+    ledger.gate = trio.Event()
+    quick: dict[str, Any] = {"heartbeat": 0.5, "reconnect_max": 0.2}
+    async with on_stream(broker.url, ledger, "ORDERS", **quick) as service:
+        notices = states(service)
+        async with connect(broker.url, stream="ORDERS") as client:
+            for number in range(5):
+                await client.emit("placed", number)
+        await until_true(lambda: len(ledger.contexts) == 5)
+        await trio.to_thread.run_sync(broker.stop)
+        ledger.gate.set()
+        await until_true(lambda: len(ledger.seen) == 5)
+        await trio.to_thread.run_sync(broker.start)
+        await until_true(lambda: ("connected", "") in notices)
+        async with asking(broker.url) as on:
+            await eventually(lambda: on(info_of, "ORDERS"), is_settled)
+
+    assert sorted(ledger.seen) == list(range(5))
+
+
+async def test_what_a_killed_server_has_forgotten_is_acknowledged_again(
+    own_nats: Callable[..., NatsBroker], ledger: Ledger
+) -> None:
+    broker = own_nats()
+    quick: dict[str, Any] = {"heartbeat": 0.5, "reconnect_max": 0.2}
+    async with on_stream(broker.url, ledger, "ORDERS", **quick) as service:
+        notices = states(service)
+        async with connect(broker.url, stream="ORDERS") as client, trio.open_nursery() as nursery:
+            for number in range(200):
+                nursery.start_soon(client.emit, "placed", number)
+        await until_true(lambda: len(ledger.seen) == 200)
+        await trio.to_thread.run_sync(broker.kill)
+        await trio.to_thread.run_sync(broker.start)
+        await until_true(lambda: ("connected", "") in notices)
+        async with asking(broker.url) as on:
+            # Well before the server would send them again by itself.
+            await eventually(lambda: on(info_of, "ORDERS"), is_settled)
+
+
+async def test_an_event_sent_twice_with_one_identity_is_stored_once(
+    url: str, ledger: Ledger, name: str
+) -> None:
+    async with on_stream(url, ledger, name), connect(url, stream=name) as client:
+        for _ in range(3):
+            await client.emit("placed", 1, headers={"Nats-Msg-Id": "one"})
+        await client.emit("placed", "last")
+        await until_true(lambda: "last" in ledger.seen)
+
+    assert sorted(ledger.seen, key=str) == [1, "last"]
+
+
+async def test_an_event_for_another_stream_is_refused(url: str, ledger: Ledger, name: str) -> None:
+    async with on_stream(url, ledger, name), connect(url, stream="OTHER") as client:
+        with pytest.raises(ConnectionLost, match="the stream refused it: expected stream does"):
+            await client.emit("placed", 1)
+
+
+async def test_a_request_that_a_stream_stores_gets_the_answer_and_not_the_confirmation(
+    url: str, ledger: Ledger, name: str
+) -> None:
+    prefix = url.partition("prefix=")[2]
+
+    async def make(connection: NatsConnection) -> None:
+        subjects = [f"{prefix}.>"]
+        await connection.jetstream().add_stream(StreamConfig(name, subjects=subjects))
+
+    async with asking(url) as on:
+        await on(make)
+        async with on_stream(url, ledger, name) as service, connect(url) as client:
+            for number in range(10):
+                assert await client.send("find", number) == number
+
+            assert service.statistics().refused["troubles with the broker"] == 1
 
 
 # -- what is refused ------------------------------------------------------------

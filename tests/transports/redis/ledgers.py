@@ -50,7 +50,7 @@ class Orders(Actor):
         return data
 
 
-def plain(url: str) -> "redis.Redis[bytes]":
+def plain(url: str) -> redis.Redis:
     """redis-py, to look and meddle with."""
     return redis.Redis.from_url(url)
 
@@ -59,7 +59,9 @@ def add(url: str, stream: str, *numbers: int, pattern: str = "placed") -> list[b
     """Entries as another program adds them."""
     with plain(url) as client:
         return [
-            cast(bytes, client.xadd(stream, {"packet": f'{{"pattern":"{pattern}","data":{number}}}'}))
+            cast(
+                bytes, client.xadd(stream, {"packet": f'{{"pattern":"{pattern}","data":{number}}}'})
+            )
             for number in numbers
         ]
 
@@ -71,9 +73,9 @@ def pending(url: str, stream: str, group: str = "g") -> int:
 
 
 async def eventually(condition: Callable[[], object], *, within: float = 20.0) -> None:
-    """Look every now and then until it holds; for what another process does."""
+    """Look every now and then until it holds."""
     with trio.fail_after(within):
-        while not condition():
+        while not condition():  # noqa: ASYNC110  # what another process does tells nobody
             await trio.sleep(0.02)
 
 

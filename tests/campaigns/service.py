@@ -1,0 +1,42 @@
+"""The service of a campaign, a process of its own: writes down every event, before it is done.
+
+`python -m tests.campaigns.service URL JOURNAL OPTIONS`, the options of its bridge as JSON.
+"""
+
+import json
+import os
+import sys
+
+import trio
+
+from understudy.actors.actor import Actor
+from understudy.actors.context import MessageContext
+from understudy.actors.handlers import event_pattern
+from understudy.supervisors.child import Supervisor, child
+from understudy.supervisors.system import running
+from understudy.transports.bridge import serve
+
+from .frame import line_of
+
+
+class Numbered(Actor):
+    def __init__(self, journal: int) -> None:
+        self.journal = journal
+
+    @event_pattern("numbered")
+    async def numbered(self, number: int, context: MessageContext) -> None:
+        # One write, so that a kill leaves whole lines only.
+        os.write(self.journal, line_of(number, context.redelivered))
+        await trio.sleep(0.01)
+
+
+async def main() -> None:
+    url, path, options = sys.argv[1:]
+    journal = os.open(path, os.O_WRONLY | os.O_APPEND)
+    numbered = child(Numbered, journal, concurrency=64)
+    async with running(Supervisor("counting", [numbered, serve(url, **json.loads(options))])):
+        await trio.sleep_forever()
+
+
+if __name__ == "__main__":
+    trio.run(main)
