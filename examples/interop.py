@@ -259,9 +259,11 @@ def main() -> None:
     parser.add_argument("transport", choices=["tcp", "nats", "redis", "rmq"])
     parser.add_argument("url")
     parser.add_argument("--queue", help="queue or group name, on transports that have one")
+    parser.add_argument("--prefix", help="what stands before every subject or channel")
     parser.add_argument("--dialect", choices=sorted(FAILURES), help="nest if not given")
     given = parser.parse_args()
-    options = {name: getattr(given, name) for name in ("queue", "dialect") if getattr(given, name)}
+    asked = ((name, getattr(given, name)) for name in ("queue", "prefix", "dialect"))
+    options = {name: value for name, value in asked if value}
     if given.mode == "call":
         if given.transport != "rmq":
             options.pop("queue", None)  # elsewhere only services have one

@@ -40,7 +40,7 @@ KNOWN = {
     "redis": Transport("redis_broker", cases=26),
     "rmq": Transport("rabbitmq_broker", cases=27, has_queue=True),
 }
-TRANSPORTS = ["tcp", "nats"]
+TRANSPORTS = ["tcp", "nats", "redis", "rmq"]
 
 
 @attrs.frozen

@@ -1,8 +1,8 @@
 """Ours and nestrs's, each as the service of the other, as real programs.
 
 A transport is one row of `TRANSPORTS`: the fixture of the broker it runs over. nestrs
-listens to the whole broker unless it is given a prefix, so that no other test may
-use a shared one at the same time.
+listens to the whole broker unless it is given a prefix, so it is given one; with a prefix
+ours answers for every pattern under it, as nestrs does.
 """
 
 import uuid
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.timeout(1200)  # the first run builds the peer
 
 TRANSPORTS: dict[str, str | None] = {
     "tcp": None,
-    # "nats": "nats_broker",
-    # "redis": "redis_broker",
-    # "rmq": "rabbitmq_broker",
+    "nats": "nats_broker",
+    "redis": "redis_broker",
+    "rmq": "rabbitmq_broker",
 }
 
 
@@ -34,12 +34,12 @@ class Place:
 
     transport: str
     url: str
-    queue: str
+    name: str
 
     @property
     def words(self) -> list[str]:
-        queue = ["--queue", self.queue] if self.transport == "rmq" else []
-        return [self.transport, self.url, *queue]
+        option = {"nats": "--prefix", "redis": "--prefix", "rmq": "--queue"}.get(self.transport)
+        return [self.transport, self.url, *([option, self.name] if option else [])]
 
     @property
     def in_dialect(self) -> list[str]:

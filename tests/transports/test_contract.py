@@ -16,8 +16,8 @@ from understudy.actors.errors import (
     AskTimeout,
     ConnectionLost,
     DeclarationError,
-    PayloadError,
     NoResponders,
+    PayloadError,
     RequestTimeout,
     RpcError,
 )
@@ -595,7 +595,9 @@ def test_an_unknown_option_is_refused_with_the_nearest_right_one(url: str, decla
 
     with pytest.raises(DeclarationError) as caught:
         declare(url, **{wrong: 1})
-    assert str(caught.value) == f"{shown(url)}: there is no option '{wrong}'. Did you mean '{right}'?"
+    assert str(caught.value) == (
+        f"{shown(url)}: there is no option '{wrong}'. Did you mean '{right}'?"
+    )
 
 
 @pytest.mark.parametrize("declare", [serve, connect], ids=["serve", "connect"])

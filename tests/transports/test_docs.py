@@ -7,6 +7,9 @@ import attrs
 import pytest
 
 from understudy.transports.memory import MemoryClientOptions, MemoryOptions
+from understudy.transports.nats.options import NatsClientOptions, NatsOptions
+from understudy.transports.rabbitmq.options import RabbitClientOptions, RabbitOptions
+from understudy.transports.redis.options import RedisClientOptions, RedisOptions
 from understudy.transports.tcp.options import TcpClientOptions, TcpOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -19,8 +22,14 @@ DOCS = Path(__file__).parents[2] / "docs"
         ("tcp.md", "connect", TcpClientOptions()),
         ("memory.md", "serve", MemoryOptions()),
         ("memory.md", "connect", MemoryClientOptions()),
+        ("nats.md", "serve", NatsOptions()),
+        ("nats.md", "connect", NatsClientOptions()),
+        ("redis.md", "serve", RedisOptions()),
+        ("redis.md", "connect", RedisClientOptions()),
+        ("rabbitmq.md", "serve", RabbitOptions()),
+        ("rabbitmq.md", "connect", RabbitClientOptions()),
     ],
-    ids=["tcp serve", "tcp connect", "memory serve", "memory connect"],
+    ids=lambda value: value if isinstance(value, str) else "",
 )
 def test_every_option_is_documented_with_its_default(
     page: str, heading: str, options: attrs.AttrsInstance
@@ -28,10 +37,12 @@ def test_every_option_is_documented_with_its_default(
     section = (DOCS / page).read_text().split(f"### `{heading}`")[1].split("#")[0]
     documented = dict(re.findall(r"^\| `(\w+)` \| (\S+) \|", section, re.MULTILINE))
 
-    assert documented == {name: str(value) for name, value in attrs.asdict(options).items()}
+    assert documented == {name: str(value) or "``" for name, value in attrs.asdict(options).items()}
 
 
-@pytest.mark.parametrize("page", ["tcp.md", "memory.md"])
+@pytest.mark.parametrize(
+    "page", ["brokers.md", "memory.md", "nats.md", "rabbitmq.md", "redis.md", "tcp.md"]
+)
 def test_every_link_leads_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (DOCS / page).read_text())
 

@@ -81,7 +81,8 @@ def test_options_that_cannot_work_are_refused(
         ("tcp://host:70000", "tcp://host:70000 is no URL: Port out of range 0-65535."),
         (
             "carrier-pigeon://roof",
-            "no transport for 'carrier-pigeon'. There are: amqp, amqps, memory, nats, redis, rediss, tcp, tls",
+            "no transport for 'carrier-pigeon'. "
+            "There are: amqp, amqps, memory, nats, redis, rediss, tcp, tls",
         ),
         ("tcp://:3001", "tcp://:3001 has no host; one looks like tcp://127.0.0.1:3001."),
         ("memory://?queue=1", "is no transport URL"),

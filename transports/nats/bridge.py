@@ -77,6 +77,8 @@ class NatsBridge(BrokerBridge):
             self.complaints.say("patterns that cannot be subscribed to", text)
         routes = [check_subject(route, self.peer) for route in routes if route not in foreign]
         if not self.options.stream:
+            if self.prefix and self.options.dialect == "nestrs":
+                routes = [">"]  # as nestrs does: all under the prefix is answered, handled or not
             return Topology(self.prefix + route for route in routes)
         return self._with_stream(routes)
 
