@@ -5,7 +5,6 @@ Promise: core NATS is at most once, see `bridge.py`; a stream at least once, see
 """
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from typing import Any
 
 from ...actors.errors import DeclarationError
@@ -22,12 +21,7 @@ def check(url: str, options: Mapping[str, Any], *, serving: bool) -> None:
     """Raise `DeclarationError` for a URL or options that can never work."""
     if not parse_url(url).hostname:
         raise DeclarationError(f"{shown(url)} has no host; one looks like nats://127.0.0.1:4222.")
-    parsed = parse_options(NatsOptions if serving else NatsClientOptions, url, options)
-    if (parsed.nkey or parsed.credentials) and find_spec("nkeys") is None:
-        raise DeclarationError(
-            f"{shown(url)}: a login by nkey or credentials file needs the package nkeys: "
-            "pip install nkeys"
-        )
+    parse_options(NatsOptions if serving else NatsClientOptions, url, options)
 
 
 def bridge(url: str, options: Mapping[str, Any], wiring: Wiring) -> NatsBridge:

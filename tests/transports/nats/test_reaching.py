@@ -1,23 +1,21 @@
 """How a server is reached: TLS, logins, clusters, and what is said when it will not have us."""
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import attrs
+import nkeys
 import pytest
 import trio
 
 from understudy.actors.errors import (
     ConnectionLost,
-    DeclarationError,
     NoResponders,
     RequestTimeout,
     StartFailed,
 )
 from understudy.supervisors.child import child
-from understudy.transports.bridge import serve
 from understudy.transports.client import connect
 
 from ...brokers.certificates import Certificates
@@ -120,7 +118,6 @@ async def test_a_token(own_nats: Callable[..., NatsBroker]) -> None:
 
 
 async def test_an_nkey(own_nats: Callable[..., NatsBroker], tmp_path: Path) -> None:
-    nkeys: Any = pytest.importorskip("nkeys", reason="pip install nkeys")
     raw = nkeys.encode_seed(b"thirty-two letters make one seed", nkeys.PREFIX_BYTE_USER)
     pair = nkeys.from_seed(raw)
     seed = tmp_path / "seed"
@@ -130,13 +127,6 @@ async def test_an_nkey(own_nats: Callable[..., NatsBroker], tmp_path: Path) -> N
 
     assert await works(broker.url, nkey=str(seed))
     assert "Authorization Violation" in await refusal(broker.url)
-
-
-@pytest.mark.skipif(find_spec("nkeys") is not None, reason="nkeys is installed")
-@pytest.mark.parametrize("option", ["nkey", "credentials"])
-def test_a_login_that_needs_another_package_says_so(option: str) -> None:
-    with pytest.raises(DeclarationError, match="pip install nkeys"):
-        serve(f"nats://127.0.0.1?{option}=/run/secrets/login")
 
 
 async def test_a_login_that_is_taken_away_later_is_a_state(
