@@ -7,7 +7,8 @@ each promise is tried once, within one process and with real brokers.
 import asyncio
 import itertools
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
 
@@ -43,7 +44,7 @@ class Kind:
     broker: str
     served: Callable[[str], Options]
     connected: Callable[[str], Options]
-    spoil: Callable[[str, str], Awaitable[None]]
+    spoil: Callable[[str, str], Coroutine[Any, Any, None]]
 
 
 @attrs.frozen
@@ -75,7 +76,7 @@ async def _spoil_stream(url: str, name: str) -> None:
 
 
 async def _spoil_redis(url: str, name: str) -> None:
-    connection = redis.asyncio.from_url(url)  # type: ignore[no-untyped-call]
+    connection = redis.asyncio.from_url(url)
     await connection.xadd(name, {"packet": BAD})
     await connection.aclose()
 
@@ -169,6 +170,20 @@ class Works(Actor):
         if item == "poison":
             raise ValueError("cannot work with poison")
         self.notes.seen.append(item)
+
+
+class Computes(Actor):
+    """Neither waits nor lets anybody else run for two seconds, the first time."""
+
+    def __init__(self, done: list[int]) -> None:
+        self.done = done
+
+    @event_pattern("work")
+    async def work(self, item: int) -> None:
+        end = time.monotonic() + (2 if item == 1 else 0)
+        while time.monotonic() < end:
+            sum(range(1000))
+        self.done.append(item)
 
 
 @pytest.fixture
@@ -351,6 +366,21 @@ async def test_a_frozen_broker_is_noticed_and_found_again(
             await until(lambda: service.statistics().connected, within=30)
             await client.emit("work", 3)
             await until(lambda: 3 in notes.seen, within=30)
+
+
+async def test_a_handler_that_computes_for_two_seconds_costs_no_connection(
+    medium: Medium,
+) -> None:
+    done: list[int] = []
+    async with medium.serving(child(Computes, done), heartbeat=0.5) as service:
+        async with medium.client(heartbeat=0.5) as client:
+            await client.emit("work", 1)
+            await until(lambda: done, within=20)
+            await client.emit("work", 2)
+            await until(lambda: len(done) == 2, within=20)
+
+            assert service.statistics().connections == 1
+    assert done == [1, 2]
 
 
 @one_of_each_broker
