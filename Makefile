@@ -33,6 +33,9 @@ bench: $(VENV)/.dev
 prove: $(VENV)/.test
 	HYPOTHESIS_PROFILE=prove $(RUN)/pytest -q -rs --timeout=1800
 	$(RUN)/python -m tests.erlang.campaign --scenarios 2000
+	$(RUN)/python -m tests.campaigns.jetstream
+	$(RUN)/python -m tests.campaigns.redis_streams
+	$(RUN)/python -m tests.campaigns.rabbitmq
 	$(RUN)/python -m tests.mutation --jobs 2
 
 # Build the wheel, install it into a clean environment, and use it there.
