@@ -14,12 +14,11 @@ dialect).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final
 
 import attrs
-import msgspec
 import trio
 
 from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
@@ -36,13 +35,14 @@ from ..codec.dialect import Dialect
 from ..codec.errors import CodecError
 from ..codec.packet import Incoming
 from ..complaints import Complaints
-from ..request import INTERNAL, Request, deliver
+from ..request import INTERNAL, deliver
 from .channels import Channels
-from .message import NO_HEADERS, Outgoing, Received
+from .message import Outgoing, Received
 from .options import BrokerOptions
+from .request import BrokerRequest
 from .session import BrokerAway, BrokerRefused, Session
 
-__all__ = ["BrokerBridge", "BrokerRequest", "BrokerStatistics", "Read"]
+__all__ = ["BrokerBridge", "BrokerStatistics", "Read"]
 
 Read = Callable[[str, bytes], Incoming | None]
 """What a dialect makes of a channel and a body. Raises `CodecError`; None is to be ignored."""
@@ -479,50 +479,3 @@ class BrokerBridge(ABC):
             self._changed = None
         if not self._in_flight and self._stopping:
             self._quiet.set()
-
-
-class BrokerRequest(Request[BrokerBridge], gc=False):
-    """A request that came from a broker."""
-
-    received: Received = msgspec.field(default_factory=lambda: Received("", b""))
-
-    async def ready(self) -> None:
-        await self.connection.room()
-
-    def _write(self, body: bytes) -> None:
-        self.connection.item(self.received, body)
-
-    def _answer(self, body: bytes) -> None:
-        self.connection.answer(self.received, body)
-
-    def _finished(self) -> None:
-        self.connection.done(self.received)
-
-    @property
-    def transport(self) -> str:
-        return self.connection.name
-
-    @property
-    def source(self) -> str:
-        return self.received.channel
-
-    @property
-    def message_id(self) -> str:
-        received = self.received
-        return received.message_id or f"{received.reply}:{self.raw_id.decode(errors='replace')}"
-
-    @property
-    def correlation_id(self) -> str | None:
-        return self.received.correlation_id or self.raw_id.decode(errors="replace").strip('"')
-
-    @property
-    def headers(self) -> Mapping[str, str]:
-        return self.received.headers or NO_HEADERS
-
-    @property
-    def attempt(self) -> int:
-        return self.received.attempt
-
-    @property
-    def redelivered(self) -> bool:
-        return self.received.redelivered
