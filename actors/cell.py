@@ -221,20 +221,20 @@ class Cell:
         return hand
 
     async def _start(self, incarnation: Incarnation) -> bool:
-        """Make the instance and start it; True if it went to sleep at once."""
+        """Make the instance and start it; True if there is nothing to handle."""
         actor = self._instance(incarnation)
         if self.behavior.loop == "asyncio":
             self.abroad = Abroad()
             await self.abroad.call(actor.started)
         else:
             await actor.started()
+        if incarnation.ending is not None:
+            return True  # left behind while it started: this place is another life's by now
         self.instance = actor
         if incarnation.started:
             number = incarnation.number
             self.services.bus.publish(Activated(path=self.path, incarnation=number))
             return False
-        if not self.mailbox.is_open:
-            self.mailbox.open()
         incarnation.announce(self.ref)
         if self.mailbox.queue or incarnation.interrupt or not self.may_sleep:
             return False
@@ -250,11 +250,11 @@ class Cell:
         try:
             doze = await self._lanes.run()
         except BaseException:
-            await self._end_children()
+            await self._end_children(incarnation)
             raise
         if doze == "rest":
             return doze
-        await self._end_children()
+        await self._end_children(incarnation)
         if incarnation.ending is None and not incarnation.killed:
             if self.abroad is not None:
                 await self.abroad.call(actor.stopping)
@@ -280,8 +280,9 @@ class Cell:
         nothing = not incarnation.draining or not self.mailbox.queue
         return incarnation.killed or (incarnation.stopping and incarnation.started and nothing)
 
-    async def _end_children(self) -> None:
-        if self._belongings is not None:
+    async def _end_children(self, incarnation: Incarnation) -> None:
+        """Of this life; what was left behind of an earlier one has no part in them."""
+        if self._belongings is not None and self._life is incarnation:
             await self._belongings.end_children()
 
     def _over(self) -> None:
@@ -396,7 +397,7 @@ class Cell:
     @property
     def occupied(self) -> bool:
         """Whether it has anything that being passive would lose."""
-        waiting = self.mailbox.queue or self._postponed or self.mailbox.reserved
+        waiting = self.mailbox.queue or self.mailbox.reserved
         return bool(waiting or self._belongings)
 
     @property

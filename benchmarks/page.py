@@ -27,6 +27,7 @@ BENCHMARKS: Final = {
     "trees": "Large trees",
     "dead_letters": "Dead letters",
     "tcp": "TCP, beside NestJS",
+    "brokers": "Brokers, beside their clients, FastStream and NestJS",
 }
 """All benchmarks, in the order in which they run and are shown, with their headings."""
 

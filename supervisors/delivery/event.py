@@ -93,7 +93,7 @@ class EventDelivery(_Unsettled):
         handler = self._target.handler
         try:
             # Decoded anew for each attempt: a handler may have changed what it got.
-            message = handler.payload.decode(self.inbound.data)
+            message = handler.payload.decode(self.inbound.payload())
         except PayloadError as error:
             self._dead(error, "does not fit", 0)
             return None

@@ -17,7 +17,7 @@ Requests take a shorter way: their bridge answers them itself.
 
 import time
 from collections.abc import Callable, Mapping
-from typing import Final, Protocol
+from typing import Any, Final, Protocol
 
 import msgspec
 from trio.lowlevel import reschedule
@@ -66,6 +66,10 @@ class Inbound(msgspec.Struct, kw_only=True, gc=False):
     redelivered: bool = False
     first_at: float = msgspec.field(default_factory=time.time)
 
+    def payload(self) -> bytes | msgspec.Raw:
+        """The JSON of the data; empty without."""
+        return self.data
+
 
 class Way:
     """How the events of one pattern come to their one handler, while the registry is the same.
@@ -95,27 +99,39 @@ class Way:
         # Other kinds do more than decode.
         self._decode = target.handler.payload.typed_decode if self._kind is EventDelivery else None
 
+    @property
+    def annotation(self) -> Any:
+        """The type of the handler's payload, if it can be read at once; None if it cannot."""
+        return self._handler.payload.annotation if self._decode is not None else None
+
+    def has_room(self) -> bool:
+        """Whether nothing has to be waited for."""
+        mailbox = self._mailbox
+        return len(mailbox.queue) < mailbox.limit and not self._office.full
+
     def offer(self, inbound: Inbound, settlement: Settlement) -> bool:
         """`Intake.event`, if nothing has to be waited for; False if something has to be."""
-        mailbox = self._mailbox
-        queue = mailbox.queue
-        if len(queue) >= mailbox.limit or self._office.full:
+        if not self.has_room():
             return False
-        delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
-        envelope: Envelope | None
         try:
-            message = self._decode(inbound.data)  # type: ignore[misc]  # None fails like bad data
+            message = self._decode(inbound.payload())  # type: ignore[misc]  # None fails, too
         except Exception:  # noqa: BLE001  # the long way finds it again, and says what it is
+            delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
             envelope = delivery.envelope()
-            if envelope is None:
-                return True
+            if envelope is not None:
+                self._mailbox.put(envelope)
         else:
-            envelope = Envelope(message, self._handler, delivery, delivery)
+            self.give(message, inbound, settlement)
+        return True
+
+    def give(self, message: Any, inbound: Inbound, settlement: Settlement) -> None:
+        """Put an event whose payload has been read into the mailbox, which has room."""
+        delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
         # `mailbox.put(envelope)`, without the call.
-        queue.append(envelope)
+        mailbox = self._mailbox
+        mailbox.queue.append(Envelope(message, self._handler, delivery, delivery))
         if mailbox.parked:
             reschedule(mailbox.parked.pop())
-        return True
 
 
 class Intake:
@@ -214,7 +230,7 @@ class Intake:
             message_id=inbound.message_id,
             correlation_id=inbound.correlation_id,
             headers=inbound.headers,
-            body=bytes(inbound.data),
+            body=bytes(inbound.payload()),
             attempts=inbound.attempt,
             reason=reason,
             error=text,

@@ -408,3 +408,13 @@ async def test_a_cancelled_sender_is_woken_no_more() -> None:
     mailbox.wake_senders()
 
     assert (messages(mailbox), mailbox.senders) == ("a", [])
+
+
+def test_a_mailbox_of_one_place_wakes_its_sleeper_as_any_other() -> None:
+    mailbox = opened(1)
+    mailbox.ready_queue()
+    roused: list[bool] = []
+    mailbox.sleep(lambda: roused.append(True))
+    mailbox.put(Envelope("a"))
+
+    assert roused == [True]

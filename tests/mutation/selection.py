@@ -53,22 +53,27 @@ class Selection:
         then the fastest first.
 
         What runs when the file is imported (a default, a constant) concerns every test
-        of the file.
+        of the file, also one that only looks at it.
         """
         by_line = self.lines.get(file, {})
         tests = frozenset[str]().union(*(by_line.get(line, frozenset()) for line in lines))
         if tests == {""}:
-            tests = frozenset[str]().union(*by_line.values())
-        own = f"test_{Path(file).stem}"
+            tests = tests.union(*by_line.values(), self._own([file]))
+        own = self._own([file])
         known = [test for test in tests if test in self.seconds]
-        return sorted(known, key=lambda test: (own not in test, self.seconds[test], test))
+        return sorted(known, key=lambda test: (test not in own, self.seconds[test], test))
 
     def executing(self, files: Sequence[str]) -> "Selection":
         """The same, but only with tests that execute anything of these files."""
         of_files = [tests for file in files for tests in self.lines.get(file, {}).values()]
-        wanted = frozenset[str]().union(*of_files)
+        wanted = self._own(files).union(*of_files)
         seconds = {test: taken for test, taken in self.seconds.items() if test in wanted}
         return Selection(seconds, self.lines)
+
+    def _own(self, files: Sequence[str]) -> frozenset[str]:
+        """The tests of the files themselves, by name."""
+        names = [f"test_{Path(file).stem}" for file in files]
+        return frozenset(test for test in self.seconds if any(name in test for name in names))
 
     def without(self, test: str) -> "Selection":
         """The same, but that this test is never run."""

@@ -14,16 +14,33 @@ from trio.testing import MockClock
 from trio.testing import wait_all_tasks_blocked as settled
 
 from understudy.actors.actor import Actor
-from understudy.actors.errors import StartFailed, UnderstudyError
+from understudy.actors.errors import DeclarationError, StartFailed, UnderstudyError
+from understudy.actors.handlers import message_pattern
 from understudy.actors.incarnation import Crash, Incarnation, SupervisorGaveUp
-from understudy.actors.lifecycle import Notice, Restarting, Started, Stopping
-from understudy.supervisors.child import ActorSpec, ChildSpec, Supervisor, Wiring
-from understudy.supervisors.strategy import Backoff, one_for_all
+from understudy.actors.lifecycle import (
+    Crashed,
+    Escalated,
+    GaveUp,
+    Notice,
+    Restarting,
+    Started,
+    Stopped,
+    Stopping,
+    Stuck,
+)
+from understudy.supervisors.child import ActorSpec, ChildSpec, Supervisor, Wiring, child
+from understudy.supervisors.keeper import offer_of
+from understudy.supervisors.pool import pool
+from understudy.supervisors.strategy import Backoff, one_for_all, rest_for_one
 from understudy.supervisors.supervisor import KILL_GRACE, ChildEscalated
 from understudy.supervisors.system import System, running
 
 if TYPE_CHECKING:
     from tests.supervisors.conftest import Stage
+
+
+LATE = Backoff(5, 5, jitter=0, reset_after=99)
+"""The first restart at once, every other after 5 s."""
 
 
 @attrs.frozen(kw_only=True, eq=False)
@@ -57,9 +74,11 @@ class _Scribbler:
         self._spec.acts[self._spec.name] = fail
         incarnation.on_stop(over.set)
         incarnation.announce(self)
-        await over.wait()
-        if incarnation.stopping:
-            self._note("drained" if incarnation.draining else "at once")
+        try:
+            await over.wait()
+        finally:  # also when it is cancelled
+            if incarnation.stopping:
+                self._note("drained" if incarnation.draining else "at once")
         for error in errors:
             raise error
 
@@ -287,6 +306,17 @@ async def test_a_child_that_crashed_for_good_is_gone_and_its_name_is_free(
         assert office.news()[-1] == "a opened"
 
 
+@pytest.mark.parametrize("restart", ["temporary", "transient"])
+async def test_of_children_that_ended_only_temporary_ones_are_gone(
+    stage: "Stage", clock: MockClock, restart: Any
+) -> None:
+    async with running(Supervisor("top", [stage.puppet("a", restart=restart)])) as system:
+        stage.end("a")
+        await settled()
+
+        assert len(system.tree()) == (1 if restart == "temporary" else 2)
+
+
 async def test_a_child_more_than_there_may_be_is_refused_in_its_first_incarnation(
     office: Office, clock: MockClock
 ) -> None:
@@ -380,6 +410,55 @@ async def test_an_actor_added_to_a_supervisor_that_is_rebuilt_has_left_the_tree(
             system.ref("top/inner/quiet")
 
 
+async def test_a_child_of_the_spec_that_was_stopped_is_found_again_in_a_rebuilt_supervisor(
+    stage: "Stage", clock: MockClock
+) -> None:
+    quiet = ActorSpec(name="quiet", actor=Quiet)
+    inner = Supervisor("inner", [stage.puppet("a"), quiet], max_restarts=0, backoff=None)
+
+    async with running(Supervisor("top", [inner])) as system:
+        await system.stop_child("top/inner/quiet")
+        with pytest.raises(LookupError):
+            system.ref(Quiet)
+        stage.crash("a")
+        await settled()
+
+        assert system.ref(Quiet).path == "top/inner/quiet"
+
+
+class Teller(Actor[Any]):
+    """Handles a pattern that only one may handle."""
+
+    @message_pattern("tell")
+    def tell_it(self) -> None: ...
+
+
+async def test_a_pool_with_a_pattern_that_is_taken_leaves_no_member_behind(
+    clock: MockClock,
+) -> None:
+    async with running(Supervisor("top", [child(Teller)])) as system:
+        with pytest.raises(DeclarationError, match="'tell' has two handlers"):
+            await system.start_child(pool(Teller, size=2, name="tellers"))
+
+        assert list(system.registry.cells) == ["top/teller"]
+
+
+async def test_a_child_that_does_not_run_offers_nothing(stage: "Stage", clock: MockClock) -> None:
+    tree = Supervisor("top", [stage.puppet("a", backoff=LATE)], max_restarts=9)
+    with pytest.raises(StartFailed):
+        System(tree).root.offer("a", "top/b", 1)
+
+    async with running(tree) as system:
+        a = system.root.children["a"]
+        offers = [offer_of(a)]
+        stage.dying["a"] = 1
+        stage.crash("a")
+        await trio.sleep(1)
+        offers.append(offer_of(a))
+
+    assert offers == [stage, None]
+
+
 async def test_a_child_that_starts_is_seen_starting(stage: "Stage", clock: MockClock) -> None:
     stage.slow["b"] = 5
 
@@ -433,6 +512,21 @@ async def test_while_siblings_stop_the_one_that_failed_is_seen_down(
     assert office.states == [["down", "stopping"]]
 
 
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [(OSError("lost"), GaveUp), (Crash(OSError("lost"), directive="escalate"), Escalated)],
+    ids=["it gives up", "it is escalated"],
+)
+async def test_why_a_supervisor_ends_is_told_before_its_children_are_told_to_stop(
+    office: Office, clock: MockClock, error: BaseException, kind: type[Notice]
+) -> None:
+    with pytest.raises((SupervisorGaveUp, ChildEscalated)):
+        await office.until_end(office.tree("a b", max_restarts=0), error)
+
+    told = [type(one) for one in office.seen]
+    assert told.index(kind) < told.index(Stopping)
+
+
 @pytest.mark.parametrize("way", ["fails", "takes too long"])
 async def test_a_significant_child_that_never_came_up_is_not_waited_for(
     stage: "Stage", clock: MockClock, way: str
@@ -482,6 +576,32 @@ async def test_a_start_that_the_end_of_the_tree_breaks_off_tells_so(
             await settled()
 
     assert [str(error) for error in errors] == ["it ended (killed) before its start was complete"]
+
+
+async def test_a_child_that_ends_in_order_by_itself_is_told_as_stopped(
+    office: Office, clock: MockClock
+) -> None:
+    async with running(Supervisor("top", [office.scribe("a", restart="transient")])) as system:
+        seen = noted(system)
+        office.acts["a"]()
+        await settled()
+
+        assert [one.how for one in seen if isinstance(one, Stopped)] == ["normal"]
+        assert not any(isinstance(one, Crashed) for one in seen)
+
+
+async def test_a_child_that_somebody_else_has_killed_is_told_as_crashed_and_comes_back(
+    stage: "Stage", clock: MockClock
+) -> None:
+    async with running(stage.tree("a")) as system:
+        seen = noted(system)
+        life = system.root.children["a"].incarnation
+        assert life is not None
+        life.kill()
+        await settled()
+
+        assert [str(one.error) for one in seen if isinstance(one, Crashed)] == ["it ended: killed"]
+        assert [line.state for line in system.tree()] == ["running", "running"]
 
 
 # -- ends that are waited for ---------------------------------------------------------------
@@ -570,3 +690,225 @@ async def test_when_a_sibling_fails_to_start_the_one_that_crashed_is_down_and_th
         assert [line.state for line in system.tree()[1:]] == ["restarting", "down"]
         await trio.sleep(5)
         assert [line.state for line in system.tree()[1:]] == ["running", "running"]
+
+
+@pytest.mark.parametrize(
+    ("crashing", "failing", "states"),
+    [("b", "a", ["restarting", "down"]), ("a", "b", ["running", "restarting"])],
+    ids=["before it", "after it"],
+)
+async def test_when_a_sibling_cannot_be_restarted_only_that_one_is_to_come_back(
+    stage: "Stage", clock: MockClock, crashing: str, failing: str, states: list[str]
+) -> None:
+    seen: list[list[str]] = []
+
+    async with running(stage.tree("a b", strategy=one_for_all, max_restarts=9)) as system:
+
+        def look(notice: Notice) -> None:
+            if notice.path == f"top/{failing}" and isinstance(notice, Crashed):
+                seen.append([one.state for one in system.root.children.values()])
+
+        system.bus.subscribe(look)
+        stage.failing[failing] = 1
+        stage.crash(crashing)
+        await settled()
+        assert [line.state for line in system.tree()] == ["running"] * 3
+
+    assert seen == [states]
+
+
+# -- what comes while a group is to be started ------------------------------------------
+
+
+async def test_a_delay_that_was_overtaken_does_not_shorten_the_next(
+    stage: "Stage", clock: MockClock
+) -> None:
+    children = [stage.puppet("a"), stage.puppet("b", backoff=LATE)]
+
+    async with running(Supervisor("top", children, strategy=rest_for_one, max_restarts=9)):
+        stage.dying["b"] = 1
+        stage.crash("b")  # and again at once: its next start is at 5 s
+        await trio.sleep(1)
+        stage.crash("a")  # takes it along
+        await trio.sleep(1)
+        stage.crash("b")  # its next start is at 7 s
+        await trio.sleep(8)
+
+    assert stage.starts == pytest.approx([0, 0, 0, 1, 1, 7])
+
+
+async def test_a_stop_while_a_group_starts_starts_nobody_else(
+    stage: "Stage", clock: MockClock
+) -> None:
+    async with running(stage.tree("a b", strategy=one_for_all)):
+        stage.news()
+        stage.slow["a"] = 5
+        stage.crash("a")
+        await trio.sleep(1)
+
+    assert stage.story == ["b stops", "b is down", "a starts"]
+
+
+def states_at(system: System, path: str) -> list[list[str]]:
+    """Of the children at the top, whenever the one at `path` is told to stop."""
+    seen: list[list[str]] = []
+
+    def look(notice: Notice) -> None:
+        if isinstance(notice, Stopping) and notice.path == path:
+            seen.append([one.state for one in system.root.children.values()])
+
+    system.bus.subscribe(look)
+    return seen
+
+
+async def test_a_child_whose_restart_a_stop_breaks_off_is_down(
+    stage: "Stage", clock: MockClock
+) -> None:
+    async with running(stage.tree("a b c")) as system:
+        seen = states_at(system, "top/c")
+        stage.slow["b"] = 5
+        stage.crash("b")
+        await trio.sleep(1)
+
+    assert seen == [["running", "down", "stopping"]]
+
+
+async def test_a_child_whose_start_took_too_long_before_a_stop_is_down(
+    stage: "Stage", clock: MockClock
+) -> None:
+    async def play_late(name: str, incarnation: Incarnation) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(4)
+
+    children = [stage.puppet("a"), stage.puppet("b", start_timeout=2), stage.puppet("c")]
+    async with running(Supervisor("top", children)) as system:
+        seen = states_at(system, "top/c")
+        stage.play = play_late  # type: ignore[method-assign]
+        stage.crash("b")
+        await trio.sleep(3)  # it is cancelled after 2 s, and ends after 4 s
+
+    assert seen == [["running", "down", "stopping"]]
+
+
+async def test_a_start_that_a_stop_breaks_off_has_not_failed(
+    stage: "Stage", clock: MockClock
+) -> None:
+    stage.slow["b"] = 5
+    inner = Supervisor("in", [stage.puppet("a"), stage.puppet("b")])
+
+    async def start() -> None:
+        with pytest.raises(StartFailed):
+            await system.start_child(inner)
+
+    async with trio.open_nursery() as nursery, running(Supervisor("top")) as system:
+        seen = noted(system)
+        nursery.start_soon(start)
+        await trio.sleep(1)
+
+    stops = {one.path: one.why for one in seen if isinstance(one, Stopping)}
+    assert stops["top/in/a"] == "its supervisor stops"
+
+
+# -- stops, in order and in a hurry -----------------------------------------------------
+
+
+@pytest.mark.parametrize("shutdown", [0, 2])
+async def test_when_the_time_of_a_supervisor_is_over_nobody_is_asked_any_more(
+    stage: "Stage", clock: MockClock, shutdown: float
+) -> None:
+    stage.lingers["b"] = 4
+    inner = Supervisor("in", [stage.puppet("a"), stage.puppet("b")], shutdown=shutdown)
+
+    async with running(Supervisor("top", [inner])):
+        stage.news()
+
+    assert stage.story == (["b stops"] if shutdown else [])
+    assert trio.current_time() == pytest.approx(shutdown)
+
+
+async def test_a_cancellation_while_the_tree_stops_ends_the_time_for_that(
+    stage: "Stage", clock: MockClock
+) -> None:
+    stage.lingers["b"] = 4
+
+    with trio.CancelScope() as scope:
+        async with running(stage.tree("a b")) as system:
+            stage.news()
+            system.stop()
+            await trio.sleep(1)
+            scope.cancel()
+            await trio.sleep_forever()
+
+    assert (stage.story, trio.current_time()) == (["b stops"], 1)
+
+
+async def test_a_child_that_is_cancelled_is_not_to_handle_what_waits(
+    office: Office, clock: MockClock
+) -> None:
+    async with running(Supervisor("top", [office.scribe("a", shutdown=0)])):
+        office.news()
+
+    assert office.news()[0] == "a at once"
+
+
+async def test_a_child_that_has_stopped_is_down_when_the_next_is_told(
+    stage: "Stage", clock: MockClock
+) -> None:
+    async with running(stage.tree("a b")) as system:
+        seen = states_at(system, "top/a")
+
+    assert seen == [["stopping", "down"]]
+
+
+async def test_of_children_stopped_together_one_without_time_is_cancelled_in_its_turn(
+    stage: "Stage", clock: MockClock
+) -> None:
+    children = [stage.puppet("a"), stage.puppet("b", shutdown=0)]
+    killed: list[bool] = []
+
+    async with running(Supervisor("top", children, stop_together=True)) as system:
+        life = system.root.children["b"].incarnation
+
+        def look(notice: Notice) -> None:
+            if notice.path == "top/a" and isinstance(notice, Stopping):
+                killed.append(life is not None and life.killed)
+
+        system.bus.subscribe(look)
+
+    assert killed == [True]
+
+
+async def test_children_stuck_together_are_left_behind_at_the_same_time(
+    stage: "Stage", clock: MockClock
+) -> None:
+    stage.shielded = {"a": 60, "b": 60}
+    children = [stage.puppet(name, shutdown=1) for name in "ab"]
+    stuck: list[float] = []
+
+    def look(notice: Notice) -> None:
+        if isinstance(notice, Stuck):
+            stuck.append(trio.current_time())
+
+    async with running(Supervisor("top", children, stop_together=True)) as system:
+        system.bus.subscribe(look)
+
+    assert stuck == pytest.approx([1 + KILL_GRACE] * 2)
+
+
+async def test_what_was_left_behind_may_say_that_it_is_up_when_its_place_is_gone(
+    stage: "Stage", clock: MockClock
+) -> None:
+    async def play_late(name: str, incarnation: Incarnation) -> None:
+        with trio.CancelScope(shield=True):
+            await trio.sleep(60)
+        incarnation.announce(stage)
+        stage.story.append(f"{name} goes on")
+
+    async with running(stage.tree("a")) as system:
+        stage.play = play_late  # type: ignore[method-assign]
+        with pytest.raises(StartFailed):
+            await system.start_child(stage.puppet("b", start_timeout=1))
+        stage.news()
+        await trio.sleep(100)
+
+    assert stage.story[0] == "b goes on"

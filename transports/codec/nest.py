@@ -50,6 +50,7 @@ __all__ = [
     "route",
     "streams",
     "typed_decoder",
+    "typed_event_decoder",
     "value",
 ]
 
@@ -249,6 +250,12 @@ def typed_decoder(annotation: Any) -> Callable[[bytes], TypedPacket]:
     """
     fields = [("data", annotation), ("id", Raw)]
     kind = msgspec.defstruct("TypedPacket", fields, gc=False)
+    return cast(Callable[[bytes], TypedPacket], msgspec.json.Decoder(kind).decode)
+
+
+def typed_event_decoder(annotation: Any) -> Callable[[bytes], TypedPacket]:
+    """The same for packets of which only the data matters."""
+    kind = msgspec.defstruct("TypedEvent", [("data", annotation)], gc=False)
     return cast(Callable[[bytes], TypedPacket], msgspec.json.Decoder(kind).decode)
 
 
