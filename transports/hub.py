@@ -7,6 +7,7 @@ two runs never meet.
 """
 
 import math
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
@@ -152,6 +153,7 @@ class Link:
             pattern=excerpt(packet.pattern) if route is None else route,
             data=bytes(packet.data),
             message_id=f"{self.name}:event-{self._events}",
+            first_at=time.time(),
         )
 
     def write(self, body: bytes) -> None:

@@ -93,7 +93,7 @@ class EventDelivery(_Unsettled):
         handler = self._target.handler
         try:
             # Decoded anew for each attempt: a handler may have changed what it got.
-            message = handler.payload.decode(self.inbound.payload())
+            message = handler.payload.decode(self.inbound.facts().data)
         except PayloadError as error:
             self._dead(error, "does not fit", 0)
             return None
@@ -123,7 +123,9 @@ class EventDelivery(_Unsettled):
             delay = self.policy.after_retry(self._age(), error.after)
             if delay is None:
                 self._dead(error, "expired", 0)
-            elif not self._again(delay, msgspec.structs.replace(self.inbound, redelivered=True)):
+            elif not self._again(
+                delay, msgspec.structs.replace(self.inbound.facts(), redelivered=True)
+            ):
                 self._dead(error, "too many wait", 0)
         elif isinstance(error, MailboxFull) and error.__traceback__ is None:
             # Never raised, so not a handler's: its own mailbox had no room for it.
@@ -142,7 +144,8 @@ class EventDelivery(_Unsettled):
         elif not self.policy.allows(self._age() + delay):
             self._dead(error, "expired", incarnation)
         elif not self._again(
-            delay, msgspec.structs.replace(self.inbound, attempt=attempt + 1, redelivered=True)
+            delay,
+            msgspec.structs.replace(self.inbound.facts(), attempt=attempt + 1, redelivered=True),
         ):
             self._dead(error, "too many wait", incarnation)
 
@@ -151,7 +154,7 @@ class EventDelivery(_Unsettled):
             return
         if self._target.cell.mailbox.is_open:
             # Cancelled with an incarnation, not by its own fault: it waits for the next.
-            self.inbound = msgspec.structs.replace(self.inbound, redelivered=True)
+            self.inbound = msgspec.structs.replace(self.inbound.facts(), redelivered=True)
             self._readmit()
         elif self._settlement.give_back():
             self.unsettled = False
@@ -165,7 +168,8 @@ class EventDelivery(_Unsettled):
         """Seconds since the message came first: by the wall clock up to here, by trio's after."""
         now = trio.current_time()
         if self._age_from is None:
-            self._age_from = now - max(0.0, time.time() - self.inbound.first_at)
+            first_at = self.inbound.first_at
+            self._age_from = now - max(0.0, time.time() - first_at) if first_at else now
         return now - self._age_from
 
     def _again(self, delay: float, inbound: "Inbound") -> bool:
@@ -214,35 +218,35 @@ class EventDelivery(_Unsettled):
 
     @property
     def transport(self) -> str:
-        return self.inbound.transport
+        return self.inbound.facts().transport
 
     @property
     def source(self) -> str:
-        return self.inbound.source
+        return self.inbound.facts().source
 
     @property
     def pattern(self) -> str:
-        return self.inbound.pattern
+        return self.inbound.facts().pattern
 
     @property
     def message_id(self) -> str:
-        return self.inbound.message_id
+        return self.inbound.facts().message_id
 
     @property
     def correlation_id(self) -> str | None:
-        return self.inbound.correlation_id
+        return self.inbound.facts().correlation_id
 
     @property
     def headers(self) -> Mapping[str, str]:
-        return self.inbound.headers
+        return self.inbound.facts().headers
 
     @property
     def attempt(self) -> int:
-        return self.inbound.attempt
+        return self.inbound.facts().attempt
 
     @property
     def redelivered(self) -> bool:
-        return self.inbound.redelivered
+        return self.inbound.facts().redelivered
 
 
 class AgingDelivery(EventDelivery):

@@ -50,7 +50,7 @@ _NO_HEADERS: Final[Mapping[str, str]] = {}
 
 
 class Inbound(msgspec.Struct, kw_only=True, gc=False):
-    """An event as it came in. `first_at` is in unix seconds; the rest as in `Origin`.
+    """An event as it came in; as in `Origin`. `first_at` is in unix seconds, 0 for unknown.
 
     A struct for the reasons given at `Envelope`: one is made for every event.
     """
@@ -64,11 +64,11 @@ class Inbound(msgspec.Struct, kw_only=True, gc=False):
     headers: Mapping[str, str] = _NO_HEADERS
     attempt: int = 1
     redelivered: bool = False
-    first_at: float = msgspec.field(default_factory=time.time)
+    first_at: float = 0.0
 
-    def payload(self) -> bytes | msgspec.Raw:
-        """The JSON of the data; empty without."""
-        return self.data
+    def facts(self) -> "Inbound":
+        """Itself, with everything filled in: what most handlers never ask for may come late."""
+        return self
 
 
 class Way:
@@ -114,7 +114,7 @@ class Way:
         if not self.has_room():
             return False
         try:
-            message = self._decode(inbound.payload())  # type: ignore[misc]  # None fails, too
+            message = self._decode(inbound.facts().data)  # type: ignore[misc]  # None fails, too
         except Exception:  # noqa: BLE001  # the long way finds it again, and says what it is
             delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
             envelope = delivery.envelope()
@@ -216,6 +216,7 @@ class Intake:
     ) -> None:
         """Make a dead letter of an event; `then` is called when it is durable."""
         text, trace = describe_error(error)
+        inbound = inbound.facts()
         office = self.services.office
         letter = DeadLetter(
             id=office.new_id(),
@@ -230,12 +231,12 @@ class Intake:
             message_id=inbound.message_id,
             correlation_id=inbound.correlation_id,
             headers=inbound.headers,
-            body=bytes(inbound.payload()),
+            body=bytes(inbound.data),
             attempts=inbound.attempt,
             reason=reason,
             error=text,
             traceback=trace,
-            first_at=inbound.first_at,
+            first_at=inbound.first_at or time.time(),
         )
         office.take(letter, then)
 

@@ -13,12 +13,12 @@ Not owned here: how one broker is spoken to (its `Session`), and what bodies mea
 dialect).
 """
 
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import attrs
-import msgspec
 import trio
 
 from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
@@ -73,10 +73,10 @@ class BrokerStatistics:
 class _Quick:
     """How events on a channel are read in one pass, and where they go."""
 
-    __slots__ = ("decode", "route", "way")
+    __slots__ = ("decode", "way")
 
-    def __init__(self, route: str, way: Way, decode: Callable[[bytes], TypedPacket]) -> None:
-        self.route, self.way, self.decode = route, way, decode
+    def __init__(self, way: Way, decode: Callable[[bytes], TypedPacket]) -> None:
+        self.way, self.decode = way, decode
 
 
 class BrokerBridge(ABC):
@@ -312,20 +312,24 @@ class BrokerBridge(ABC):
             packet = quick.decode(body)
         except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
             return False
-        received.transport = self.name
-        received.source = received.channel
-        received.pattern = quick.route
-        received.unread = True
-        if not received.message_id:
-            self._events += 1
-            received.message_id = f"{self._prefix}{self._events}"
         way.give(packet.data, received, received)
         return True
 
-    def data_of(self, received: Received) -> bytes | msgspec.Raw:
-        """The JSON of the data of an event that was read in one pass."""
-        incoming = self._read(received.channel, received.body)
-        return b"" if incoming is None else incoming.data
+    def name_facts(self, received: Received, incoming: Incoming | None = None) -> None:
+        """Add what handlers and readers of dead letters may want to know of an event."""
+        incoming = incoming or self._read(received.channel, received.body)
+        channel = received.channel
+        route = None if incoming is None else incoming.route
+        received.named = True
+        received.transport = self.name
+        received.source = channel
+        received.pattern = channel if route is None else route
+        received.data = b"" if incoming is None else incoming.data
+        received.redelivered = received.redelivered or received.attempt > 1
+        received.first_at = received.first_at or time.time()
+        if not received.message_id:
+            self._events += 1
+            received.message_id = f"{self._prefix}{self._events}"
 
     def _is_known(self, received: Received) -> bool:
         """Whether this delivery need not run: the message is in hand, or was settled already."""
@@ -393,32 +397,24 @@ class BrokerBridge(ABC):
         return target
 
     def _event(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:
-        received.transport = self.name
-        received.source = channel = received.channel
-        route = incoming.route
-        received.pattern = route = channel if route is None else route
-        received.data = incoming.data
-        if not received.message_id:
-            self._events += 1
-            received.message_id = f"{self._prefix}{self._events}"
-        if received.attempt > 1:
-            received.redelivered = True
-            if received.attempt > self.options.max_deliveries:
-                self._too_often(received)
-                return None
+        self.name_facts(received, incoming)
+        channel, route = received.channel, received.pattern
+        if received.attempt > self.options.max_deliveries:
+            self._too_often(received)
+            return None
         if self._version != self.registry.version:
             self._look()
         way = self._ways.get(route) or self._way(route)
         if way is not None and way.offer(received, received):
             if self._whole is not None and channel not in self._quick:
-                self._remember(channel, route, way, self._whole)
+                self._remember(channel, way, self._whole)
             return None
         return self._intake.event(received, received)
 
-    def _remember(self, channel: str, route: str, way: Way, whole: Whole) -> None:
+    def _remember(self, channel: str, way: Way, whole: Whole) -> None:
         annotation = way.annotation
         if annotation is not None and len(self._quick) < _ROUTES_KEPT:
-            self._quick[channel] = _Quick(route, way, whole(annotation))
+            self._quick[channel] = _Quick(way, whole(annotation))
 
     def _too_often(self, received: Received) -> None:
         error = BrokerAway(
@@ -448,9 +444,7 @@ class BrokerBridge(ABC):
             self.done(received)
             return
         self.unheard(received)
-        received.transport = self.name
-        received.source = received.pattern = received.channel
-        received.data = received.body
+        self.name_facts(received, Incoming(None, received.body))
         self._intake.dead(received, error, "cannot be read", None, received.acknowledge)
 
     def _no_handler(self, received: Received, incoming: Incoming) -> None:

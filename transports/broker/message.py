@@ -37,14 +37,12 @@ class Received(Inbound, gc=False):
     session: int = 0
     id: bytes = b""
     bridge: Any = None
-    unread: bool = False
+    named: bool = False
 
-    def payload(self) -> bytes | msgspec.Raw:
-        if self.unread:
-            # The handler got it without anybody looking for it: now it is needed again.
-            self.unread = False
-            self.data = self.bridge.data_of(self)
-        return self.data
+    def facts(self) -> "Received":
+        if not self.named:
+            self.bridge.name_facts(self)
+        return self
 
     def acknowledge(self) -> None:
         self.bridge.finish("done", self)

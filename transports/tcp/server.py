@@ -7,6 +7,7 @@ peer is slowed down by TCP itself. The first byte tells the dialect.
 
 import errno
 import socket
+import time
 from typing import Final, NoReturn
 
 import attrs
@@ -376,6 +377,7 @@ class TcpBridge:
             pattern=route if route is not None else pattern[:256].decode(errors="replace"),
             data=bytes(packet.data),
             message_id=f"{connection.name}:event-{self._events}",
+            first_at=time.time(),
         )
         await self._intake.event(inbound, _EventSettlement(connection))
 

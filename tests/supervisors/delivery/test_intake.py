@@ -328,7 +328,7 @@ async def test_age_counts_from_when_the_message_came_first(
     script.always = Retry(after=1)
 
     async with shop(script) as system:
-        await system.intake.event(event(first_at=0.0), Recorder())
+        await system.intake.event(event(first_at=1.0), Recorder())
         (letter,) = await letters(system)
 
     assert (letter.reason, len(script.times)) == ("expired", 1)

@@ -156,7 +156,7 @@ async def test_an_event_that_is_stale_when_its_turn_comes_is_not_run(clock: Mock
 
 async def test_the_time_in_the_broker_counts_for_the_age(clock: MockClock) -> None:
     async with running(tree([]), events=RetryPolicy(stale_after=20)) as system:
-        await system.intake.event(event(first_at=0.0), Acknowledged())
+        await system.intake.event(event(first_at=1.0), Acknowledged())
         (letter,) = await letters(system)
 
     assert (letter.reason, runs) == ("expired", [])
