@@ -119,7 +119,8 @@ async def hosting(url: str, *children: ChildSpec, **options: Any) -> AsyncIterat
 
 
 def _found_at(url: str, system: System) -> str:
-    return system.addresses()["shop/bridge"] if url in DIRECT.values() else url
+    direct = url.partition(":")[0] in DIRECT
+    return system.addresses()["shop/bridge"] if direct else url
 
 
 async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:

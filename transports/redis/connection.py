@@ -1,7 +1,8 @@
 """How Redis is found and logged into: one server, sentinels, or a cluster; and its errors.
 
 Each connection is made from nothing, so that a master that has moved is found where it is
-now. Source: the specifications of Redis' sentinel clients, its cluster, and HELLO.
+now; redis-py's own ways to find it keep pools and try again by themselves.
+Source: the specifications of Redis' sentinel clients, its cluster, and HELLO.
 """
 
 import asyncio
@@ -13,7 +14,8 @@ from urllib.parse import unquote
 from ..broker.options import tls_context
 from ..broker.session import BrokerAway, BrokerRefused
 from ..options import parse_url, shown
-from .link import Link, ReplyError
+from .library import Connection, RedisError, RedisTimeout, ReplyError, broken, unconnected
+from .link import Link
 from .options import (
     Address,
     RedisClientOptions,
@@ -109,6 +111,9 @@ def meaning(error: BaseException) -> BrokerAway:
             return BrokerRefused(f"{_OLD} ({text})")
         refused = text.startswith(_REFUSED)
         return (BrokerRefused if refused else BrokerAway)(f"the server refused: {text}")
+    if isinstance(error, RedisError):
+        reason = error.__cause__ or error.__context__
+        return meaning(reason) if isinstance(reason, OSError) else broken(error)
     if isinstance(error, ssl.SSLError):
         return BrokerRefused(f"TLS failed: {getattr(error, 'verify_message', '') or text}")
     if isinstance(error, ConnectionRefusedError):
@@ -133,36 +138,41 @@ class _Dial:
         self.password = unquote(parts.password or "")
         self.tls = tls_context(options, shown(url), wanted=parts.scheme == "rediss")
 
-    async def open(self, address: Address, pushed: Pushed) -> Link:
-        """A socket, where nothing is said yet."""
-        host, port = address
-        loop = asyncio.get_running_loop()
-        server = host if self.tls else None
+    async def open(self, address: Address, pushed: Pushed, *, login: bool = False) -> Link:
+        """A connection where nothing is said yet but the login, if it is wanted."""
+        link = Link(pushed)
         try:
-            async with asyncio.timeout(self.within):
-                _, link = await loop.create_connection(
-                    lambda: Link(pushed), host, port, ssl=self.tls, server_hostname=server
-                )
-        except TimeoutError as error:
+            await link.open(self._connection(address, link, login=login), self.within)
+        except (TimeoutError, RedisTimeout) as error:
             text = f"no connection to {_text(address)} within {self.within:g} s"
             if self.tls:
                 text += "; perhaps that port does not speak TLS"
             raise BrokerAway(text) from error
-        except OSError as error:  # SSLError is one
+        except RedisError as error:
             raise meaning(error) from error
         return link
 
+    def _connection(self, address: Address, link: Link, *, login: bool) -> Connection:
+        host, port = address
+        with_password = login and self.password
+        return unconnected(
+            host,
+            port,
+            connected=link.connected,
+            within=self.within,
+            tls=self.tls,
+            database=self.database if login else 0,
+            user=self.user if with_password else None,
+            password=self.password if with_password else None,
+        )
+
     async def login(self, address: Address, pushed: Pushed) -> Link:
         """A connection to a server that serves us."""
-        link = await self.open(address, pushed)
+        link = await self.open(address, pushed, login=True)
         try:
-            hello = ["HELLO", "3"]
-            if self.password:
-                hello += ["AUTH", self.user, self.password]
-            said = await link.call(*hello, "SETNAME", self.name, within=self.within)
+            # redis-py keeps the answer to its own HELLO, and names us with one more right.
+            said = await link.call("HELLO", 3, "SETNAME", self.name, within=self.within)
             link.id = said[b"id"]
-            if self.database:
-                await link.call("SELECT", self.database, within=self.within)
             if self.options.sentinel:
                 await _check_master(link, self.within)
         except ReplyError as error:

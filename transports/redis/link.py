@@ -1,37 +1,39 @@
-"""One socket to Redis: commands out, replies in their order, and what is pushed between them.
+"""One link to Redis: commands out, replies in their order, and what is pushed between them.
 
-The protocol is RESP3, so that one connection takes subscriptions and commands alike, and
-hiredis reads and writes it. No redis-py: it would send a command again whose reply it
-missed, and subscribe again without a word after it missed messages. This knows neither:
-a socket that ends has ended, with everything that waits on it.
+It speaks RESP3, so that subscriptions and commands share a connection. A link that ends has
+ended, with everything that waits on it: nothing is sent again, nobody subscribed again.
 
-Not owned here: who to connect to and how to log in (`connection.py`), and what is sent.
+Invariant: one task reads and one writes; a lost connection is never opened again, which
+redis-py would do to send.
+Not owned here: how redis-py is set up (`library.py`), who to connect to and as whom
+(`connection.py`), and what is sent.
 """
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
-from typing import Any, Final, cast
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Final
 
-from ...actors.errors import DeclarationError
 from ..broker.session import BrokerAway
-
-try:
-    from hiredis import ProtocolError, PushNotification, Reader, ReplyError, pack_command
-except ImportError as error:
-    raise DeclarationError(
-        "redis:// needs hiredis, which is not installed: pip install 'understudy[redis]'"
-    ) from error
+from .library import (
+    Connection,
+    PushNotification,
+    RedisConnectionError,
+    RedisError,
+    ReplyError,
+    broken,
+)
 
 __all__ = ["Command", "Link", "ReplyError"]
 
 Command = tuple[str | bytes | int, ...]
 """A command and its arguments."""
 
-_NOT_YET: Final = object()
+_MUCH: Final = 64 * 1024
+"""Unsent bytes above which `drained` waits."""
 
 
-class Link(asyncio.Protocol):
+class Link:
     """A connection. `pushed(message)` is called with what is pushed, `lose(error)` at its end.
 
     Each command has a function for its reply, which is data or a `ReplyError`. What is sent
@@ -44,44 +46,90 @@ class Link(asyncio.Protocol):
         self.lose: Callable[[BaseException], object] = _ignore
         self._pushed = pushed
         self._expected: deque[Callable[[Any], object]] = deque()
-        self._reader = Reader(notEnoughData=_NOT_YET)
-        self._transport: asyncio.Transport
-        self._room: asyncio.Future[None] | None = None
         self._calls: set[asyncio.Future[Any]] = set()
+        self._connection: Connection
+        self._transport: asyncio.WriteTransport | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._outbox: list[bytes] = []
+        self._unsent = 0
+        self._filled, self._room, self._reads = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._reads.set()
 
-    # -- as asyncio sees it ---------------------------------------------------------
+    async def open(self, connection: Connection, within: float) -> None:
+        """Connect and log in with a connection that calls this link's `connected`.
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        reader, expected = self._reader, self._expected
-        reader.feed(data)
+        Raises what redis-py does, or `TimeoutError`.
+        """
+        self._connection = connection
+        loop = asyncio.get_running_loop()
         try:
-            while (reply := reader.gets()) is not _NOT_YET:
+            async with asyncio.timeout(within):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            self._tasks = [loop.create_task(self._read()), loop.create_task(self._write())]
+            for task in self._tasks:
+                task.add_done_callback(self._task_ended)
+            await asyncio.sleep(0)  # a task that is cancelled before it began closes nothing
+        except BaseException:
+            self.end(BrokerAway("given up"))
+            await connection.disconnect(nowait=True)
+            raise
+
+    async def connected(self, connection: Connection) -> None:
+        """Called by redis-py when there is a socket, to log in."""
+        if self._transport is not None:
+            raise RedisConnectionError("a lost connection is not to be opened again")
+        # Its public ways to close wait for a server that reads nothing to take what is
+        # unsent, or to say good-bye in TLS: the socket would outlive the session by far.
+        writer = getattr(connection, "_writer", None)
+        self._transport = getattr(writer, "transport", None)
+        await connection.on_connect()
+
+    # -- its two tasks --------------------------------------------------------------
+
+    async def _read(self) -> None:
+        read, expected = self._connection.read_response, self._expected
+        try:
+            while self.lost is None:
+                if not self._reads.is_set():
+                    await self._reads.wait()
+                    continue
+                try:
+                    # What is parsed already comes without a wait.
+                    reply = await read(push_request=True, disconnect_on_error=False)
+                except ReplyError as error:
+                    reply = error
+                except (RedisError, OSError) as error:
+                    self.end(broken(error))
+                    break
                 if type(reply) is PushNotification:
                     self._pushed(reply)
                 elif expected:
                     expected.popleft()(reply)
-                else:  # as it says good-bye: too many clients, a protected server
+                else:  # as it says good-bye
                     self.end(BrokerAway(f"the server says: {reply}"))
-        except ProtocolError as error:
-            self.end(BrokerAway(f"what listens there does not speak Redis' protocol: {error}"))
-        except Exception as error:  # noqa: BLE001  # raised by the session's owner, as itself
+        finally:
+            await self._connection.disconnect(nowait=True)
+
+    async def _write(self) -> None:
+        while self.lost is None:
+            self._filled.clear()
+            packed, size = self._outbox, self._unsent
+            self._outbox = []
+            if packed:
+                try:
+                    await self._connection.send_packed_command(packed, check_health=False)
+                except (RedisError, OSError) as error:
+                    self.end(broken(error))
+                    break
+            self._unsent -= size
+            self._room.set()
+            await self._filled.wait()
+
+    def _task_ended(self, task: "asyncio.Task[None]") -> None:
+        error = None if task.cancelled() else task.exception()
+        if error is not None:  # raised by the session's owner, as itself
             self.lose(error)
             self.end(BrokerAway(f"a reply could not be taken: {error!r}"))
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        why = f"the connection broke: {exc}" if exc else "the server closed the connection"
-        self.end(BrokerAway(why))
-
-    def pause_writing(self) -> None:
-        self._room = asyncio.get_running_loop().create_future()
-
-    def resume_writing(self) -> None:
-        room, self._room = self._room, None
-        if room is not None and not room.done():
-            room.set_result(None)
 
     # -- for sessions ---------------------------------------------------------------
 
@@ -90,13 +138,9 @@ class Link(asyncio.Protocol):
 
         Raises `BrokerAway` if the link has ended.
         """
-        if self.lost is not None:
-            raise self.lost
-        packed = []
-        for command, then in commands:
-            packed.append(pack_command(command))  # type: ignore[arg-type]  # a tuple of any length
-            self._expected.append(then)
-        self._transport.write(packed[0] if len(packed) == 1 else b"".join(packed))
+        listed = list(commands)
+        self._put([command for command, _ in listed])
+        self._expected.extend(then for _, then in listed)
 
     def subscribe(
         self, verb: str, channels: Iterable[str], refused: Callable[[ReplyError], object]
@@ -110,11 +154,9 @@ class Link(asyncio.Protocol):
                 self._expected.appendleft(_ignore)
                 refused(reply)
 
-        if self.lost is not None:
-            raise self.lost
         command: Command = (verb, *channels)
         if len(command) > 1:
-            self._transport.write(pack_command(command) + pack_command(("PING",)))  # type: ignore[arg-type]
+            self._put([command, ("PING",)])
             self._expected.append(then)
 
     async def call(self, *command: str | bytes | int, within: float) -> Any:
@@ -146,29 +188,41 @@ class Link(asyncio.Protocol):
 
     async def drained(self) -> None:
         """Wait while the server takes less than is sent."""
-        while self._room is not None and self.lost is None:
-            await asyncio.shield(self._room)
+        while self._unsent > _MUCH and self.lost is None:
+            self._room.clear()
+            await self._room.wait()
 
     def pause(self) -> None:
         """Read nothing for now: what comes waits at the server."""
         if self.lost is None:
-            self._transport.pause_reading()
+            self._reads.clear()
 
     def resume(self) -> None:
-        if self.lost is None:
-            self._transport.resume_reading()
+        self._reads.set()
 
     def end(self, why: BrokerAway) -> None:
         """It is of no use any more, or no longer wanted."""
         if self.lost is not None:
             return
         self.lost = why
-        self._transport.abort()
-        self.resume_writing()
+        if self._transport is not None:
+            self._transport.abort()
+        for task in self._tasks:
+            if task is not asyncio.current_task():  # that one ends by itself, having seen `lost`
+                task.cancel()
+        self._room.set()
         for reply in self._calls:
             if not reply.done():
                 reply.set_exception(BrokerAway(why.why))
         self.lose(why)
+
+    def _put(self, commands: Sequence[Command]) -> None:
+        if self.lost is not None:
+            raise self.lost
+        packed = self._connection.pack_commands(commands)
+        self._outbox += packed
+        self._unsent += sum(map(len, packed))
+        self._filled.set()
 
 
 def _ignore(_: Any) -> None:

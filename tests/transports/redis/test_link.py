@@ -177,3 +177,36 @@ async def test_nothing_is_left_on_the_loop_when_a_link_has_ended(redis_broker: A
         return len(asyncio.all_tasks() - before)
 
     assert await on_the_loop(live) == 0
+
+
+async def test_a_paused_link_reads_nothing_until_it_is_resumed() -> None:
+    push = b">3\r\n$7\r\nmessage\r\n$1\r\na\r\n$1\r\nx\r\n"
+    pushed: list[list[bytes]] = []
+
+    async def pushing(stream: trio.SocketStream) -> None:
+        await stream.send_all(push * 9)
+        await trio.sleep_forever()
+
+    async def live(port: int) -> list[int]:
+        seen, ninth = [], asyncio.Event()
+
+        def take(message: list[bytes]) -> None:
+            pushed.append(message)
+            if len(pushed) == 4:
+                link.pause()
+                asyncio.get_running_loop().call_soon(later)
+            elif len(pushed) == 9:
+                ninth.set()
+
+        def later() -> None:
+            seen.append(len(pushed))
+            link.resume()
+
+        link = Link(take)
+        await link.open(unconnected("127.0.0.1", port, connected=link.connected, within=5), 5)
+        await ninth.wait()
+        link.end(BrokerAway("closed"))
+        return [*seen, len(pushed)]
+
+    async with listening(pushing) as port:
+        assert await on_the_loop(live, port) == [4, 9]

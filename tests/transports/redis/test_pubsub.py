@@ -23,7 +23,7 @@ from understudy.transports.client import connect
 from ...brokers.broker import Address
 from ...brokers.redis import RedisBroker
 from ..serving import serving, until
-from .ledgers import Echo, plain
+from .ledgers import Echo, eventually, plain
 
 HERE = Path(__file__).parent
 # What NestJS 12.1.1 published for what was published, and for what its own client asked.
@@ -158,10 +158,14 @@ async def test_two_clients_get_each_their_own_answers(url: str, seen: list[Any])
                 nursery.start_soon(ask, other, -number)
 
 
-async def test_an_actor_that_starts_later_gets_its_channel(url: str, seen: list[Any]) -> None:
+async def test_an_actor_that_starts_later_gets_its_channel(
+    redis_broker: Address, url: str, prefix: str, seen: list[Any]
+) -> None:
     async with serving(url, child(Wild, seen)) as service, connect(url) as client:
         await service.system.start_child(child(Echo, seen))
-        await until(lambda: service.statistics().connected)
+        with plain(redis_broker.url) as other:
+            channel = f"{prefix}.echo"
+            await eventually(lambda: other.pubsub_numsub(channel) == [(channel.encode(), 1)])
         assert await client.send("echo", 1) == 1
 
 
