@@ -82,10 +82,10 @@ class Way:
         "_handler",
         "_intake",
         "_kind",
-        "_mailbox",
         "_office",
         "_policy",
         "_target",
+        "mailbox",
     )
 
     def __init__(self, intake: "Intake", target: Target) -> None:
@@ -93,7 +93,7 @@ class Way:
         self._office = intake.services.office
         self._target = target
         self._handler = target.handler
-        self._mailbox = target.cell.mailbox
+        self.mailbox = target.cell.mailbox
         self._policy = intake.policy_of(target)
         self._kind = kind_for(self._policy)
         # Other kinds do more than decode.
@@ -106,7 +106,7 @@ class Way:
 
     def has_room(self) -> bool:
         """Whether nothing has to be waited for."""
-        mailbox = self._mailbox
+        mailbox = self.mailbox
         return len(mailbox.queue) < mailbox.limit and not self._office.full
 
     def offer(self, inbound: Inbound, settlement: Settlement) -> bool:
@@ -119,7 +119,7 @@ class Way:
             delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
             envelope = delivery.envelope()
             if envelope is not None:
-                self._mailbox.put(envelope)
+                self.mailbox.put(envelope)
         else:
             self.give(message, inbound, settlement)
         return True
@@ -128,7 +128,7 @@ class Way:
         """Put an event whose payload has been read into the mailbox, which has room."""
         delivery = self._kind(self._intake, self._target, inbound, settlement, self._policy)
         # `mailbox.put(envelope)`, without the call.
-        mailbox = self._mailbox
+        mailbox = self.mailbox
         mailbox.queue.append(Envelope(message, self._handler, delivery, delivery))
         if mailbox.parked:
             reschedule(mailbox.parked.pop())

@@ -73,10 +73,10 @@ class BrokerStatistics:
 class _Quick:
     """How events on a channel are read in one pass, and where they go."""
 
-    __slots__ = ("decode", "way")
+    __slots__ = ("decode", "give", "mailbox")
 
     def __init__(self, way: Way, decode: Callable[[bytes], TypedPacket]) -> None:
-        self.way, self.decode = way, decode
+        self.give, self.mailbox, self.decode = way.give, way.mailbox, decode
 
 
 class BrokerBridge(ABC):
@@ -103,6 +103,7 @@ class BrokerBridge(ABC):
         self._whole = whole
         self._services = wiring.services
         self._intake = wiring.services.intake
+        self._office = wiring.services.office
         self._targets: dict[str, Target] = {}
         self._ways: dict[str, Way] = {}
         self._quick: dict[str, _Quick] = {}
@@ -305,14 +306,15 @@ class BrokerBridge(ABC):
         """Most events are like the one before: guess, and read them in one pass."""
         if received.reply or received.attempt > 1 or self._version != self.registry.version:
             return False
-        body, way = received.body, quick.way
-        if not (way.has_room() and body.isascii()):
+        body, mailbox = received.body, quick.mailbox
+        # `way.has_room()`, without the call.
+        if len(mailbox.queue) >= mailbox.limit or self._office.full or not body.isascii():
             return False
         try:
             packet = quick.decode(body)
         except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
             return False
-        way.give(packet.data, received, received)
+        quick.give(packet.data, received, received)
         return True
 
     def name_facts(self, received: Received, incoming: Incoming | None = None) -> None:
@@ -494,6 +496,18 @@ class BrokerBridge(ABC):
         self._in_hand.pop(received.message_id, None)
         self._send(Outgoing("back", received, b"", delay))
         return True
+
+    def settle(self, received: Received) -> None:
+        """`done`, for events; as a rule there is nobody to be told."""
+        if (
+            received.token is not None
+            or self._in_hand
+            or self._changed is not None
+            or self._stopping
+        ):
+            self.finish("done", received)
+        elif received.session >= self._first_session:
+            self._in_flight -= 1
 
     def finish(self, verb: Any, received: Received, body: bytes = b"") -> None:
         """A message is finished: say so to the broker if it wants to know."""

@@ -45,7 +45,7 @@ class Received(Inbound, gc=False):
         return self
 
     def acknowledge(self) -> None:
-        self.bridge.finish("done", self)
+        self.bridge.settle(self)
 
     def give_back(self) -> bool:
         given_back: bool = self.bridge.back(self, 0.0)
