@@ -16,7 +16,7 @@ dialect).
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import attrs
 import trio
@@ -31,6 +31,7 @@ from ...supervisors.child import Wiring
 from ...supervisors.delivery.intake import Way
 from ...supervisors.registry import Target
 from ...supervisors.strategy import Backoff
+from ..codec import nest
 from ..codec.dialect import Dialect
 from ..codec.errors import CodecError
 from ..codec.packet import Incoming, TypedPacket
@@ -48,7 +49,7 @@ Read = Callable[[str, bytes], Incoming | None]
 """What a dialect makes of a channel and a body. Raises `CodecError`; None is to be ignored."""
 
 Whole = Callable[[Any], Callable[[bytes], TypedPacket]]
-"""Where the channel alone decides the handler: a decoder of bodies by the type of their data."""
+"""A dialect's decoder of whole bodies by the type of their data."""
 
 _ROUTES_KEPT: Final = 1024
 
@@ -73,14 +74,18 @@ class BrokerStatistics:
 class _Quick:
     """How events on a channel are read in one pass, and where they go."""
 
-    __slots__ = ("decode", "give", "mailbox")
+    __slots__ = ("beginning", "decode", "give", "mailbox")
 
-    def __init__(self, way: Way, decode: Callable[[bytes], TypedPacket]) -> None:
+    def __init__(self, way: Way, decode: Callable[[bytes], TypedPacket], beginning: bytes) -> None:
         self.give, self.mailbox, self.decode = way.give, way.mailbox, decode
+        self.beginning = beginning
 
 
 class BrokerBridge(ABC):
     """Serves the tree's patterns on one broker; a `Runnable` for its supervisor."""
+
+    by_channel: ClassVar[bool] = True
+    """Whether the channel alone tells an event's pattern, and not its body."""
 
     def __init__(
         self,
@@ -107,6 +112,7 @@ class BrokerBridge(ABC):
         self._targets: dict[str, Target] = {}
         self._ways: dict[str, Way] = {}
         self._quick: dict[str, _Quick] = {}
+        self._quick_of: dict[str, _Quick] = {}
         self._prefix = ""
         self._version = -1
         self._session: BridgeSession | None = None
@@ -307,6 +313,8 @@ class BrokerBridge(ABC):
         if received.reply or received.attempt > 1 or self._version != self.registry.version:
             return False
         body, mailbox = received.body, quick.mailbox
+        if not body.startswith(quick.beginning):
+            return False
         # `way.has_room()`, without the call.
         if len(mailbox.queue) >= mailbox.limit or self._office.full or not body.isascii():
             return False
@@ -408,15 +416,21 @@ class BrokerBridge(ABC):
             self._look()
         way = self._ways.get(route) or self._way(route)
         if way is not None and way.offer(received, received):
-            if self._whole is not None and channel not in self._quick:
-                self._remember(channel, way, self._whole)
+            if self._whole is not None:
+                self._remember(channel, route, way, received.body, self._whole)
             return None
         return self._intake.event(received, received)
 
-    def _remember(self, channel: str, way: Way, whole: Whole) -> None:
-        annotation = way.annotation
-        if annotation is not None and len(self._quick) < _ROUTES_KEPT:
-            self._quick[channel] = _Quick(way, whole(annotation))
+    def _remember(self, channel: str, route: str, way: Way, body: bytes, whole: Whole) -> None:
+        """Let the next event on a channel take the short way, if it is like this one."""
+        quick = self._quick_of.get(route)
+        if quick is None:
+            if way.annotation is None or len(self._quick_of) >= _ROUTES_KEPT:
+                return
+            beginning = b"" if self.by_channel else nest.beginning(nest.pattern_json(route))
+            quick = self._quick_of[route] = _Quick(way, whole(way.annotation), beginning)
+        if body.startswith(quick.beginning):
+            self._quick[channel] = quick
 
     def _too_often(self, received: Received) -> None:
         error = BrokerAway(
@@ -438,6 +452,7 @@ class BrokerBridge(ABC):
             self._targets.clear()
             self._ways.clear()
             self._quick.clear()
+            self._quick_of.clear()
 
     def _unreadable(self, received: Received, error: CodecError) -> None:
         text = f"a message on {received.channel}: {error}"

@@ -43,6 +43,7 @@ _log = logging.getLogger("understudy.transports.redis")
 class RedisBridge(BrokerBridge):
     """Serves the tree's patterns as channels, and streams; a `Runnable` for its supervisor."""
 
+    by_channel = False
     options: RedisOptions
 
     def __init__(self, url: str, options: RedisOptions, wiring: Wiring) -> None:
@@ -51,7 +52,12 @@ class RedisBridge(BrokerBridge):
         self._read_channel = partial(nestrs_wire.read if nestrs else nest_channel.read, self.prefix)
         self._streams = frozenset(map(channel_of, streams_of(options.stream)))
         super().__init__(
-            shown(url), options, wiring, nestrs_wire if nestrs else nest, self._read_any
+            shown(url),
+            options,
+            wiring,
+            nestrs_wire if nestrs else nest,
+            self._read_any,
+            whole=None if nestrs else nest.typed_event_decoder,
         )
         self.url = url
         self.consumer = options.consumer or f"{socket.gethostname()}:{self.complaints.where}"

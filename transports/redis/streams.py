@@ -36,6 +36,9 @@ IDENTITY: Final = "id"
 BLOCK: Final = 1000
 """Milliseconds that a read waits at the server."""
 
+_MOMENT: Final = 0.001
+"""Seconds between the first free place and the read that fills it."""
+
 _CHUNK: Final = 500
 """Entries that one command names at most."""
 
@@ -166,6 +169,8 @@ class Streams:
         while self._free <= 0 and not self._stopping:
             self._room.clear()
             await self._room.wait()
+            # In a moment more will be settled, and one read pays for all of it.
+            await asyncio.sleep(_MOMENT)
         return 0 if self._stopping else self._free
 
     async def _read_some(self) -> None:
@@ -182,8 +187,22 @@ class Streams:
         command: Command = (*reader, "BLOCK", BLOCK, "STREAMS", *names, *(">" for _ in names))
         found = await self._reading.call(*command, within=within)
         for stream, entries in (found or {}).items():
+            name = stream.decode()
+            channel, before = channel_of(name), f"{name}:"
             for id, fields in entries:
-                await self._deliver(stream.decode(), id, fields, 1)
+                if len(fields) != 2 or fields[0] != _PACKET:
+                    await self._deliver(name, id, fields, 1)
+                    continue
+                # As a rule an entry is a packet and nothing else: `_deliver`, in place.
+                place, known = (name, id), before + id.decode()
+                if place in self._ledger:
+                    continue
+                received = Received(channel, fields[1], "", None, self._number)
+                received.message_id = known
+                received.first_at = int(id[: id.index(b"-")]) / 1000
+                received.token = self._ledger.take(place, known)
+                if not self._inlet.offer(received):
+                    await self._put(place, received)
 
     async def _take_over(self, stream: str, idle: float, of: str) -> None:
         """Claim what is idle for so long, or all of one consumer's, as credit allows."""
@@ -222,6 +241,9 @@ class Streams:
             return
         received = _received(stream, id, fields, attempt, self._number)
         received.token = self._ledger.take(place, received.message_id)
+        await self._put(place, received)
+
+    async def _put(self, place: Place, received: Received) -> None:
         handed = False
         try:
             handed = self._inlet.offer(received) or await self._inlet.put(received)
