@@ -15,7 +15,7 @@ from ...actors.errors import DeclarationError
 from ..broker.session import BrokerAway
 
 try:
-    from hiredis import PushNotification
+    from hiredis import PushNotification, pack_command
     from redis.asyncio import Connection, SSLConnection
     from redis.asyncio.connection import DefaultParser
     from redis.asyncio.retry import Retry
@@ -38,6 +38,7 @@ __all__ = [
     "RedisTimeout",
     "ReplyError",
     "broken",
+    "pack_command",
     "unconnected",
 ]
 

@@ -22,6 +22,7 @@ from .library import (
     RedisError,
     ReplyError,
     broken,
+    pack_command,
 )
 
 __all__ = ["Command", "Link", "ReplyError"]
@@ -219,9 +220,10 @@ class Link:
     def _put(self, commands: Sequence[Command]) -> None:
         if self.lost is not None:
             raise self.lost
-        packed = self._connection.pack_commands(commands)
-        self._outbox += packed
-        self._unsent += sum(map(len, packed))
+        # As redis-py's blocking connection does; its asyncio one packs in Python.
+        packed = b"".join(map(pack_command, commands))  # type: ignore[arg-type]  # of any length
+        self._outbox.append(packed)
+        self._unsent += len(packed)
         self._filled.set()
 
 

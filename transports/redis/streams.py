@@ -36,9 +36,6 @@ IDENTITY: Final = "id"
 BLOCK: Final = 1000
 """Milliseconds that a read waits at the server."""
 
-_MOMENT: Final = 0.001
-"""Seconds between the first free place and the read that fills it."""
-
 _CHUNK: Final = 500
 """Entries that one command names at most."""
 
@@ -169,8 +166,6 @@ class Streams:
         while self._free <= 0 and not self._stopping:
             self._room.clear()
             await self._room.wait()
-            # In a moment more will be settled, and one read pays for all of it.
-            await asyncio.sleep(_MOMENT)
         return 0 if self._stopping else self._free
 
     async def _read_some(self) -> None:
