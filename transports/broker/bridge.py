@@ -1,47 +1,41 @@
 """The trio half of every bridge to a broker: from received messages to mailboxes, and back.
 
-Keeps a session alive (a lost broker is a state, not a crash), takes what it received,
-finds the handler and gives it the message: a request with a receipt of its own, an event
-through the system's intake. What comes of it goes back as an answer or a settlement.
+Takes what a session received, finds the handler and gives it the message: a request with
+a receipt of its own, an event through the system's intake. What comes of it goes back as
+an answer or a settlement.
 
 One task takes messages in the order in which they came; a full mailbox makes it wait, the
 session's credit runs out, and the broker is slowed down where it can be. What is settled
 by a session that has ended is settled nowhere: its broker delivers it again, and if it is
 still in hand here then, it is not run twice.
 
-Not owned here: how one broker is spoken to (its `Session`), and what bodies mean (its
-dialect).
+Not owned here: connections (`connected.py`), how one broker is spoken to (its `Session`),
+and what bodies mean (its dialect).
 """
 
 import time
-from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final
 
 import attrs
 import trio
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
 from ...actors.envelope import Envelope, Settlement
-from ...actors.errors import AsyncioThreadEnded, ConnectionLost, PayloadError
+from ...actors.errors import AsyncioThreadEnded, PayloadError
 from ...actors.incarnation import Incarnation
-from ...actors.lifecycle import StateChanged
-from ...actors.scopes import background
 from ...supervisors.child import Wiring
 from ...supervisors.delivery.intake import Way
 from ...supervisors.registry import Target
-from ...supervisors.strategy import Backoff
 from ..codec import nest
 from ..codec.dialect import Dialect
 from ..codec.errors import CodecError
 from ..codec.packet import Incoming, TypedPacket
-from ..complaints import Complaints
 from ..request import INTERNAL, deliver
-from .channels import Channels
+from .connected import Connected
 from .message import Outgoing, Received
 from .options import BrokerOptions
 from .request import BrokerRequest
-from .session import BrokerAway, BrokerRefused, Session
+from .session import BrokerAway
 
 __all__ = ["BrokerBridge", "BrokerStatistics", "Read"]
 
@@ -55,8 +49,6 @@ _ROUTES_KEPT: Final = 1024
 
 _AHEAD: Final = 256
 """Items of streams that may wait to be sent before generators wait."""
-
-BridgeSession = Session[Received, Outgoing]
 
 
 @attrs.frozen
@@ -81,7 +73,7 @@ class _Quick:
         self.beginning = beginning
 
 
-class BrokerBridge(ABC):
+class BrokerBridge(Connected):
     """Serves the tree's patterns on one broker; a `Runnable` for its supervisor."""
 
     by_channel: ClassVar[bool] = True
@@ -97,16 +89,10 @@ class BrokerBridge(ABC):
         *,
         whole: Whole | None = None,
     ) -> None:
-        self.peer = where
-        self.name = where.partition(":")[0]
+        super().__init__(where, options, wiring)
         self.dialect = dialect
-        self.complaints = Complaints(f"understudy.transports.{self.name}", wiring.path)
-        self.options = options
-        self.registry = wiring.services.registry
-        self.thread: AsyncioThread
         self._read = read
         self._whole = whole
-        self._services = wiring.services
         self._intake = wiring.services.intake
         self._office = wiring.services.office
         self._targets: dict[str, Target] = {}
@@ -115,68 +101,13 @@ class BrokerBridge(ABC):
         self._quick_of: dict[str, _Quick] = {}
         self._prefix = ""
         self._version = -1
-        self._session: BridgeSession | None = None
-        self._session_number = self._received = self._duplicates = self._in_flight = 0
-        self._events = 0
+        self._received = self._duplicates = self._in_flight = self._events = 0
         self._first_session = 1
         self._in_hand: dict[str, Received] = {}
         self._settled: dict[str, None] = {}
-        self._connected = self._announced = self._stopping = False
         self._idle = True
         self._quiet = trio.Event()
         self._changed: trio.Event | None = None
-        self._connecting = trio.CancelScope()
-        self._incarnation: Incarnation
-        self._inlet: Inlet[Received]
-        self._outlet: Outlet[Outgoing]
-
-    @abstractmethod
-    def session(
-        self, number: int, inlet: Inlet[Received], outlet: Outlet[Outgoing]
-    ) -> BridgeSession:
-        """A session that has not connected yet; it numbers what it receives with `number`."""
-
-    def channels(self) -> Channels:
-        """What to subscribe to, where a subscription for each pattern is needed."""
-        return Channels(())
-
-    @property
-    def backlog(self) -> int:
-        """How many received messages may wait for the bridge."""
-        return self.options.in_flight
-
-    # -- its life -------------------------------------------------------------------
-
-    def open(self) -> None:  # noqa: B027  # not abstract: there is nothing to do
-        """Nothing of a bridge outlives its incarnation but what the broker has."""
-
-    def close(self, why: str) -> None:  # noqa: B027
-        """Nothing of a bridge outlives its incarnation but what the broker has."""
-
-    async def run(self, incarnation: Incarnation) -> None:
-        """Serve until the stop is asked for, then finish and settle what was received.
-
-        Raises `ConnectionLost` if the broker refuses the first connection for a reason that
-        waiting will not mend.
-        """
-        self._incarnation = incarnation
-        self._prefix = f"{incarnation.path}:{incarnation.number}:"
-        # What an earlier life has received is no concern of this one; its broker knows.
-        self._first_session = self._session_number + 1
-        self._in_flight = 0
-        self._announced = self._stopping = False
-        self.thread = asyncio_thread("brokers")
-        self._inlet = Inlet(self.thread, self.backlog)
-        self._outlet = Outlet(self.thread)
-        try:
-            async with background() as nursery:
-                nursery.start_soon(self._pump)
-                nursery.start_soon(self._stop_when_asked)
-                nursery.start_soon(self._follow_patterns)
-                await self._stay_connected()
-        finally:
-            self._inlet.close()
-            self.complaints.close()
 
     def statistics(self) -> BrokerStatistics:
         return BrokerStatistics(
@@ -188,75 +119,21 @@ class BrokerBridge(ABC):
             refused=dict(self.complaints.counts),
         )
 
-    async def _stay_connected(self) -> None:
-        backoff = Backoff(minimum=0.1, maximum=max(0.1, self.options.reconnect_max))
-        failures = 0
-        while not self._stopping:
-            began = trio.current_time()
-            try:
-                await self._live()
-                return
-            except BrokerAway as error:
-                if isinstance(error, BrokerRefused) and not self._announced:
-                    raise ConnectionLost(self.peer, error.why, sent=False) from error
-                failures = 1 if trio.current_time() - began > backoff.quiet else failures + 1
-                delay = backoff.delay(failures + 1, self._services.random)
-                self._state("waiting", f"{error.why}; tried again in {delay:.1f} s")
-            if self._stopping:
-                return
-            with trio.CancelScope() as self._connecting:
-                await trio.sleep(delay)
+    def is_ours(self, settlement: Settlement) -> bool:
+        """Whether an event is settled here."""
+        return isinstance(settlement, Received) and settlement.bridge is self
 
-    async def _live(self) -> None:
-        """One session, from its beginning to its end."""
-        self._session_number += 1
-        self._session = self.session(self._session_number, self._inlet, self._outlet)
-        try:
-            with trio.CancelScope() as self._connecting:
-                await self.thread.call(self._session.run, self._begun)
-        finally:
-            self._session = None
-            self._connected = False
+    def _begin_life(self, incarnation: Incarnation) -> None:
+        self._prefix = f"{incarnation.path}:{incarnation.number}:"
+        # What an earlier life has received is no concern of this one; its broker knows.
+        self._first_session = self._session_number + 1
+        self._in_flight = 0
 
-    def _begun(self) -> None:
-        self._connected = True
-        if not self._announced:
-            self._announced = True
-            self._incarnation.announce(self, self.peer)
-        else:
-            self._state("connected", "")
-
-    async def _stop_when_asked(self) -> None:
-        await self._incarnation.stop_asked()
-        self._stopping = True
-        session = self._session
-        if session is None or not self._connected:
-            # What is in hand cannot be answered nor settled: its broker delivers it again.
-            self._connecting.cancel()
-            return
-        self._state("draining", "")
-        await self.thread.call(session.stop_receiving)
+    async def _finish_all(self) -> None:
         self._intake.hand_back(self.is_ours)
         while self._in_flight or len(self._inlet) or not self._idle:
             self._quiet = trio.Event()
             await self._quiet.wait()
-        self._outlet.close()
-
-    def is_ours(self, settlement: Settlement) -> bool:
-        return isinstance(settlement, Received) and settlement.bridge is self
-
-    async def _follow_patterns(self) -> None:
-        """Actors come and go: subscribe to what they handle."""
-        while True:
-            await self.registry.change()
-            channels, session = self.channels(), self._session
-            if session is not None and self._connected and not self._stopping:
-                await self.thread.call(session.follow_patterns, channels)
-
-    def _state(self, state: str, why: str) -> None:
-        life = self._incarnation
-        notice = StateChanged(path=life.path, incarnation=life.number, state=state, why=why)
-        self._services.bus.publish(notice)
 
     # -- in -------------------------------------------------------------------------
 
@@ -369,7 +246,7 @@ class BrokerBridge(ABC):
         """Whether the broker has two messages with this identity, and not one delivered twice."""
         return False
 
-    def unheard(self, received: Received) -> None:  # noqa: B027
+    def unheard(self, received: Received) -> None:
         """Nobody can read it, or nobody handles the request: it will be answered or kept."""
 
     def _request(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:

@@ -14,8 +14,9 @@ from typing import Any, Final
 from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
 from ...supervisors.child import Wiring
 from ...supervisors.registry import Target
-from ..broker.bridge import BridgeSession, BrokerBridge
+from ..broker.bridge import BrokerBridge
 from ..broker.channels import Channels
+from ..broker.connected import BridgeSession
 from ..broker.message import Outgoing, Received
 from ..broker.session import Session
 from ..codec import nest, nest_channel, nestrs_wire

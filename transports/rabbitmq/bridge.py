@@ -17,8 +17,9 @@ from pamqp import commands
 
 from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
 from ...supervisors.child import Wiring
-from ..broker.bridge import BridgeSession, BrokerBridge
+from ..broker.bridge import BrokerBridge
 from ..broker.channels import Channels
+from ..broker.connected import BridgeSession
 from ..broker.message import Outgoing, Received
 from ..broker.session import BrokerAway, Session
 from ..codec import nest_queue, nestrs_wire

@@ -15,8 +15,9 @@ from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
 from ...actors.incarnation import Incarnation
 from ...actors.wildcard import is_wildcard
 from ...supervisors.child import Wiring
-from ..broker.bridge import BridgeSession, BrokerBridge
+from ..broker.bridge import BrokerBridge
 from ..broker.channels import Channels
+from ..broker.connected import BridgeSession
 from ..broker.message import Outgoing, Received
 from ..broker.session import BrokerAway, Session
 from ..codec import nest, nest_channel, nestrs_wire
