@@ -18,12 +18,13 @@ _decode: Final = msgspec.json.Decoder(Packet).decode
 
 def read(prefix: str, channel: str, body: bytes) -> Incoming:
     """What a message means. Raises `CodecError` for what is not JSON in UTF-8."""
-    try:
-        packet = _decode(body)
-        usual = packet.data and body.isascii()
-    except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
-        usual = False
-    if not usual:
+    packet = None
+    if body.isascii():
+        try:
+            packet = _decode(body)
+        except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
+            packet = None
+    if packet is None or not packet.data:
         packet = nest.decode_message(body)
     route = channel.removeprefix(prefix) if prefix else channel
     return Incoming(route, packet.data, bytes(packet.id) if packet.id else b"")
