@@ -4,10 +4,8 @@ The clients of most brokers know asyncio only, and so does much of what users ca
 A trio run has up to two such threads, one for brokers and one for users' own code, so
 that neither can stall the other; each is made on first use and ends with the run.
 
-Two ways across. `AsyncioThread.call` runs one coroutine there: its result, exception
-and cancellation cross. `Inlet` and `Outlet` carry streams of messages, in bursts: a
-deque each way and one wake-up per burst, because waking the other thread costs more
-than handling a message. An inlet is bounded, and who fills it waits on the loop.
+`AsyncioThread.call` runs one coroutine there: its result, exception and cancellation cross.
+Streams of messages cross by the queues of asyncio_queues.py.
 
 Invariant: nothing of trio is touched in the thread, nothing of asyncio outside of it,
 but for what is documented to be thread-safe: deques, `loop.call_soon_threadsafe` and
@@ -25,7 +23,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import Context, copy_context
-from typing import Any, Final, Generic, Literal, Protocol, TypeVar
+from typing import Any, Final, Literal, Protocol, TypeVar
 
 import outcome
 import trio
@@ -33,7 +31,7 @@ from trio.lowlevel import Abort, RaiseCancelT, RunVar, current_task, reschedule
 
 from .errors import AsyncioThreadEnded
 
-__all__ = ["AsyncioThread", "Inlet", "Outlet", "Purpose", "Waiter", "asyncio_thread"]
+__all__ = ["AsyncioThread", "Purpose", "Waiter", "asyncio_thread", "result_of"]
 
 T = TypeVar("T")
 
@@ -313,185 +311,6 @@ class _Call(Waiter):
     def _done(self, task: "asyncio.Task[outcome.Outcome[Any]]") -> None:
         self._on_loop = None
         self.thread.back(self.resume, result_of(task))
-
-
-class Inlet(Generic[T]):
-    """Messages from the loop to one trio task; it may hold `capacity` of them."""
-
-    def __init__(self, thread: AsyncioThread, capacity: int) -> None:
-        self.capacity = capacity
-        self.closed = False
-        self._thread = thread
-        self._items: deque[T] = deque()
-        self._reader: trio.lowlevel.Task | None = None
-        self._parked = False
-        self._writers: deque[asyncio.Future[None]] = deque()
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    # on the loop
-
-    def offer(self, item: T) -> bool:
-        """Hand `item` over if there is room; False if there is none, or nobody reads any more."""
-        if len(self._items) >= self.capacity or self.closed:
-            return False
-        self._items.append(item)
-        if self._parked:
-            self._parked = False
-            self._thread.back(self._wake)
-        return True
-
-    async def put(self, item: T) -> bool:
-        """Hand `item` over, waiting for room; False if nobody reads any more."""
-        while not self.offer(item):
-            if self.closed:
-                return False
-            room = self._thread.loop.create_future()
-            self._writers.append(room)
-            try:
-                if len(self._items) >= self.capacity and not self.closed:
-                    await room
-            finally:
-                with suppress(ValueError):  # as a rule it was taken out to be let in
-                    self._writers.remove(room)
-        return True
-
-    # in trio
-
-    async def burst(self) -> list[T]:
-        """All that has come, at least one item; for one task only.
-
-        Raises `AsyncioThreadEnded` once the loop has ended and all was taken.
-        """
-        await trio.lowlevel.checkpoint()
-        while not self._items:
-            self._parked = True
-            if self._items:
-                self._parked = False
-                break
-            self._thread.waits(self)
-            self._reader = current_task()
-            await trio.lowlevel.wait_task_rescheduled(self._leave)
-        items = self._items
-        burst = [items.popleft() for _ in range(len(items))]
-        if self._writers:
-            self._let_in()
-        return burst
-
-    def close(self) -> None:
-        """Nobody reads any more: who waits for room is let go, with what it has in hand."""
-        self.closed = True
-        self._let_in()
-
-    def lost(self) -> None:
-        self._wake()  # and finds that the loop is over
-
-    def _wake(self) -> None:
-        reader, self._reader = self._reader, None
-        if reader is not None:
-            self._thread.waits_no_more(self)
-            reschedule(reader)
-
-    def _leave(self, _: RaiseCancelT) -> Abort:
-        self._thread.waits_no_more(self)
-        self._reader = None
-        self._parked = False
-        return Abort.SUCCEEDED
-
-    def _let_in(self) -> None:
-        with suppress(AsyncioThreadEnded):  # then nobody waits there either
-            self._thread.soon(self._make_way)
-
-    def _make_way(self) -> None:
-        while self._writers:
-            room = self._writers.popleft()
-            if not room.done():
-                room.set_result(None)
-
-
-class Outlet(Generic[T]):
-    """Messages from trio to one task of the loop.
-
-    Not bounded itself: what is sent here answers what came in through something bounded.
-    """
-
-    def __init__(self, thread: AsyncioThread) -> None:
-        self._thread = thread
-        self._items: deque[T] = deque()
-        self._closed = False
-        self._parked = False
-        self._reader: asyncio.Future[None] | None = None
-        self._emptied: trio.Event | None = None
-
-    def __len__(self) -> int:
-        return len(self._items)
-
-    # in trio
-
-    def send(self, item: T) -> None:
-        """Hand `item` over. Raises `AsyncioThreadEnded` if there is no loop any more."""
-        if not self._thread.alive:
-            raise AsyncioThreadEnded(self._thread.purpose)
-        self._items.append(item)
-        if self._parked:
-            self._parked = False
-            self._thread.later(self._wake)
-
-    async def room(self, most: int) -> None:
-        """Wait until fewer than `most` messages wait to be taken, or nothing more is sent.
-
-        Raises `AsyncioThreadEnded` if the loop ends first.
-        """
-        while len(self._items) >= most and not self._closed:
-            if self._emptied is None:
-                self._emptied = trio.Event()
-            emptied = self._emptied
-            if len(self._items) < most:
-                break
-            self._thread.waits(self)
-            await emptied.wait()
-        await trio.lowlevel.checkpoint()
-
-    def lost(self) -> None:
-        self._tell_room()  # and finds that the loop is over
-
-    def _tell_room(self) -> None:
-        self._thread.waits_no_more(self)
-        emptied, self._emptied = self._emptied, None
-        if emptied is not None:
-            emptied.set()
-
-    def close(self) -> None:
-        """Nothing more will be sent: `burst` gives what is there, then nothing."""
-        self._closed = True
-        self._tell_room()
-        with suppress(AsyncioThreadEnded):
-            self._thread.soon(self._wake)
-
-    # on the loop
-
-    async def burst(self) -> list[T]:
-        """All that has been sent, at least one item; an empty list once it is closed."""
-        items = self._items
-        while not items and not self._closed:
-            self._parked = True
-            if items or self._closed:
-                self._parked = False
-                break
-            self._reader = self._thread.loop.create_future()
-            try:
-                await self._reader
-            finally:
-                self._reader = None
-        burst = [items.popleft() for _ in range(len(items))]
-        if self._emptied is not None:
-            self._thread.back(self._tell_room)
-        return burst
-
-    def _wake(self) -> None:
-        if self._reader is not None and not self._reader.done():
-            self._reader.set_result(None)
 
 
 _THREADS: Final[RunVar[dict[Purpose, AsyncioThread]]] = RunVar("understudy_asyncio_threads")

@@ -19,7 +19,8 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from understudy.actors import asyncio_thread as module
-from understudy.actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
+from understudy.actors.asyncio_queues import Inlet, Outlet
+from understudy.actors.asyncio_thread import AsyncioThread, asyncio_thread
 from understudy.actors.errors import AsyncioThreadEnded
 
 VARIABLE: contextvars.ContextVar[str] = contextvars.ContextVar("variable", default="nothing")

@@ -17,7 +17,8 @@ from typing import ClassVar, Final
 import msgspec
 import trio
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread, asyncio_thread
 from ...actors.errors import ConnectionLost, NoResponders
 from ...actors.pattern import Pattern, route_of
 from ...actors.scopes import background

@@ -11,7 +11,8 @@ from abc import ABC, abstractmethod
 
 import trio
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet, asyncio_thread
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread, asyncio_thread
 from ...actors.errors import ConnectionLost
 from ...actors.incarnation import Incarnation
 from ...actors.lifecycle import StateChanged

@@ -14,7 +14,8 @@ from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from typing import Any, Final, Generic, TypeVar
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread
 from ...actors.errors import UnderstudyError
 from .channels import Channels
 

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import Any, Final
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread
 from ...supervisors.child import Wiring
 from ...supervisors.registry import Target
 from ..broker.bridge import BrokerBridge

@@ -23,7 +23,7 @@ from typing import Any, Final
 import attrs
 from nats.js.errors import NotFoundError
 
-from ...actors.asyncio_thread import Inlet
+from ...actors.asyncio_queues import Inlet
 from ...actors.wildcard import Wildcards, is_wildcard
 from ..broker.message import NO_HEADERS, Outgoing, Received
 from ..broker.session import BrokerAway

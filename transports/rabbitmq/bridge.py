@@ -15,7 +15,8 @@ from typing import Any, Final
 
 from pamqp import commands
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread
 from ...supervisors.child import Wiring
 from ..broker.bridge import BrokerBridge
 from ..broker.channels import Channels

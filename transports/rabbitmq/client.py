@@ -15,7 +15,8 @@ import msgspec
 import trio
 from pamqp import commands
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread
 from ...actors.errors import ConnectionLost, DeclarationError, RequestTimeout
 from ...actors.pattern import Pattern, route_of
 from ..broker.client import BrokerClient, ClientSession, Reply, Sending

@@ -11,7 +11,8 @@ import socket
 from functools import partial
 from typing import Any, Final
 
-from ...actors.asyncio_thread import AsyncioThread, Inlet, Outlet
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread
 from ...actors.incarnation import Incarnation
 from ...actors.wildcard import is_wildcard
 from ...supervisors.child import Wiring

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from ...actors.asyncio_thread import Inlet
+from ...actors.asyncio_queues import Inlet
 from ..broker.message import NO_HEADERS, Received
 from .connection import meaning
 from .ledger import Ledger, Place
