@@ -47,4 +47,5 @@ def test_every_link_leads_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (DOCS / page).read_text())
 
     assert links
-    assert [link for link in links if not (DOCS / link).exists()] == []
+    ours = [link for link in links if not link.startswith("https://")]
+    assert [link for link in ours if not (DOCS / link).exists()] == []

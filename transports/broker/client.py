@@ -90,7 +90,7 @@ class BrokerClient(Client):
         self._count = 0
         self._calls: dict[str, Call] = {}
         self._outlet: Outlet[Sending] | None = None
-        self._connected = self._closing = self._refused = False
+        self._connected = self._closing = self._refused = self._opened = False
         self._failures = 0
         self._why = "not connected yet"
         self._changed = trio.Event()
@@ -119,10 +119,10 @@ class BrokerClient(Client):
         deadline = trio.current_time() + self.options.patience
         nursery.start_soon(self._timers.run)
         nursery.start_soon(self._stay_connected)
-        while not self._connected:
+        while not self._opened:
             await self._change()
             over = trio.current_time() >= deadline or self._refused
-            if self._failures and over and not self._connected:
+            if self._failures and over and not self._opened:
                 raise ConnectionLost(self.where, self._why, sent=False)
 
     async def aclose(self) -> None:
@@ -146,8 +146,8 @@ class BrokerClient(Client):
                     self._failures = 0
                 self._failures += 1
                 self._lost(error.why)
-            if self._closing:
-                return
+            if self._closing or (self._refused and not self._opened):
+                return  # closed, or never to be opened
             await trio.sleep(backoff.delay(self._failures, self._random))
 
     async def _live(self) -> None:
@@ -157,7 +157,7 @@ class BrokerClient(Client):
         session = self.session(inlet, outlet)
 
         def begun() -> None:
-            self._outlet, self._connected = outlet, True
+            self._outlet, self._connected, self._opened = outlet, True, True
             self._tell()
 
         try:

@@ -86,7 +86,18 @@ async def _open(
     connection: "Connection", host: str, port: int, context: ssl.SSLContext | None
 ) -> None:
     loop = asyncio.get_running_loop()
-    await loop.create_connection(lambda: connection, host, port, ssl=context)
+    opening = loop.create_task(loop.create_connection(lambda: connection, host, port, ssl=context))
+    try:
+        await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        # asyncio loses a socket whose TLS is cancelled just as it begins: let it come to an end.
+        opening.add_done_callback(_abandon)
+        raise
+
+
+def _abandon(opening: "asyncio.Task[tuple[asyncio.Transport, Connection]]") -> None:
+    if not opening.cancelled() and opening.exception() is None:
+        opening.result()[0].abort()
 
 
 def meaning(error: BaseException, doing: str = "") -> BrokerAway:
