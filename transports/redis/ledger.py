@@ -48,7 +48,9 @@ class Ledger:
     def settle(self, entry: Entry) -> list[Place]:
         """It was handled: it is owed now. Returns what to acknowledge."""
         places = self.release(entry)
-        self.owed.update(dict.fromkeys(places))
+        owed = self.owed
+        for place in places:
+            owed[place] = None
         return places
 
     def release(self, entry: Entry) -> list[Place]:
@@ -56,8 +58,9 @@ class Ledger:
         places, entry.places = entry.places, []
         if self._by_identity.get(entry.identity) is entry:
             del self._by_identity[entry.identity]
+        held = self.held
         for place in places:
-            self.held.pop(place, None)
+            held.pop(place, None)
         return places
 
     def drop(self, place: Place) -> None:

@@ -36,6 +36,11 @@ IDENTITY: Final = "id"
 BLOCK: Final = 1000
 """Milliseconds that a read waits at the server."""
 
+_MOMENT: Final = 0.005
+"""Seconds without anything settled after which what credit there is has to do."""
+
+_DASH: Final = ord("-")
+
 _CHUNK: Final = 500
 """Entries that one command names at most."""
 
@@ -163,9 +168,15 @@ class Streams:
 
     async def _credit(self) -> int:
         """How many entries may be read; waits until it is one, 0 for none any more."""
-        while self._free <= 0 and not self._stopping:
+        half = max(1, self._options.in_flight // 2)
+        while self._free < half and not self._stopping:
             self._room.clear()
-            await self._room.wait()
+            # A read costs the same for few entries: more may be settled in a moment.
+            try:
+                async with asyncio.timeout(_MOMENT if self._free > 0 else None):
+                    await self._room.wait()
+            except TimeoutError:
+                break
         return 0 if self._stopping else self._free
 
     async def _read_some(self) -> None:
@@ -181,6 +192,8 @@ class Streams:
         within = BLOCK / 1000 + self._within
         command: Command = (*reader, "BLOCK", BLOCK, "STREAMS", *names, *(">" for _ in names))
         found = await self._reading.call(*command, within=within)
+        held, owed, take = self._ledger.held, self._ledger.owed, self._ledger.take
+        offer, number = self._inlet.offer, self._number
         for stream, entries in (found or {}).items():
             name = stream.decode()
             channel, before = channel_of(name), f"{name}:"
@@ -190,13 +203,14 @@ class Streams:
                     continue
                 # As a rule an entry is a packet and nothing else: `_deliver`, in place.
                 place, known = (name, id), before + id.decode()
-                if place in self._ledger:
+                if place in held or place in owed:
                     continue
-                received = Received(channel, fields[1], "", None, self._number)
+                received = Received(channel, fields[1], "", take(place, known), number)
                 received.message_id = known
-                received.first_at = int(id[: id.index(b"-")]) / 1000
-                received.token = self._ledger.take(place, known)
-                if not self._inlet.offer(received):
+                received.first_at = (
+                    int(id[:-2] if id[-2] == _DASH else id.partition(b"-")[0]) / 1000
+                )
+                if not offer(received):
                     await self._put(place, received)
 
     async def _take_over(self, stream: str, idle: float, of: str) -> None:
