@@ -224,6 +224,12 @@ class BrokerBridge(Connected):
         # Identities come from strangers, who may give one to different messages.
         if held is not None and held.body == received.body:
             self._duplicates += 1
+            if received.token is None:
+                # Nothing redelivers it, so its sender did: it is flagged, and dropped on request.
+                received.redelivered = True
+                if self.options.drop_duplicates:
+                    self._less()
+                return self.options.drop_duplicates
             if self.is_copy(held, received):
                 # Settled for itself: if its twin is not, the broker delivers that again.
                 self._send(Outgoing("done", received))

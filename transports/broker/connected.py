@@ -128,7 +128,7 @@ class Connected(ABC):
     async def _live(self) -> None:
         """One session, from its beginning to its end."""
         self._session_number += 1
-        self._connects, self._followed = trio.Event(), self.registry.version
+        self._followed = self.registry.version
         self._session = self.session(self._session_number, self._inlet, self._outlet)
         try:
             with trio.CancelScope() as self._connecting:
@@ -136,6 +136,8 @@ class Connected(ABC):
         finally:
             self._session = None
             self._connected = False
+            if self._connects.is_set():  # never replaced while somebody waits for it
+                self._connects = trio.Event()
 
     def _begun(self) -> None:
         self._connected = True

@@ -163,7 +163,7 @@ async def _connect(
             **_login(parts.username, parts.password, options),
         )
     except BaseException as error:
-        with suppress(Exception):
+        with suppress(Exception):  # of a connection that never was: `error` says why
             await end(connection, _DISCARDING)
         if isinstance(error, Error | OSError | TimeoutError):
             cause = last[-1] if last and isinstance(error, NoServersError) else error

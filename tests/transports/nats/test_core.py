@@ -1,5 +1,6 @@
 """Core NATS: subjects, queue groups, headers, what goes wrong, and the bytes of NestJS."""
 
+import asyncio
 import itertools
 import json
 import socket
@@ -427,3 +428,58 @@ def _publish_raw(port: int, command: bytes) -> None:
         heard = b""
         while b"PONG" not in heard:
             heard += connection.recv(4096)
+
+
+async def test_an_actor_that_starts_after_an_outage_is_heard(
+    own_nats: Callable[..., NatsBroker],
+) -> None:
+    broker = own_nats()
+    async with serving(broker.url, reconnect_max=0.1) as service:
+        notices = states(service)
+        await trio.to_thread.run_sync(broker.kill)
+        await until_true(lambda: len(notices) >= 2)
+        # A pattern that has to wait for the next connection, over several tries to make one.
+        await service.system.root.start_child(child(Orders, Ledger(), name="orders"))
+        await until_true(lambda: len(notices) >= 4)
+        await trio.to_thread.run_sync(broker.restart)
+        await until_true(lambda: notices[-1][0] == "connected")
+        await service.system.root.start_child(child(Echo, [], name="echo"))
+
+        async with connect(broker.url) as client:
+
+            async def answer() -> Any:
+                with suppress(NoResponders):
+                    return await client.send("echo", 1)
+
+            assert await eventually(answer, bool) == 1
+
+
+class Both(Actor):
+    """Answers when two requests are in hand: whether each may have been handled before."""
+
+    def __init__(self, runs: list[bool]) -> None:
+        self.runs = runs
+
+    @message_pattern("both")
+    async def both(self, data: Any, context: MessageContext) -> bool:
+        self.runs.append(context.redelivered)
+        await until_true(lambda: len(self.runs) == 2)
+        return context.redelivered
+
+
+async def test_requests_with_one_identity_are_both_answered_and_the_second_is_flagged(
+    nats_broker: Address, prefix: str, url: str
+) -> None:
+    async def ask_twice() -> list[bytes]:
+        connection = NatsConnection()
+        await connection.connect(nats_broker.url)
+        body, headers = b'{"pattern":"both","data":1,"id":"i"}', {"Nats-Msg-Id": "same"}
+        asked = (connection.request(f"{prefix}.both", body, 5, headers=headers) for _ in range(2))
+        answers = await asyncio.gather(*asked)
+        await connection.close()
+        return [answer.data for answer in answers]
+
+    async with serving(url, child(Both, [], concurrency=2)):
+        answers = await asyncio_thread("users").call(ask_twice)
+
+    assert sorted(json.loads(answer)["response"] for answer in answers) == [False, True]
