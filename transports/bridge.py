@@ -32,12 +32,20 @@ __all__ = ["BridgeSpec", "Transport", "serve", "transport_of"]
 _MODULES: Final = {
     "amqp": ".rabbitmq.transport",
     "amqps": ".rabbitmq.transport",
+    "grpc": ".grpc.transport",
+    "grpcs": ".grpc.transport",
+    "kafka": ".kafka.transport",
+    "kafkas": ".kafka.transport",
     "memory": ".memory",
+    "mqtt": ".mqtt.transport",
+    "mqtts": ".mqtt.transport",
     "nats": ".nats.transport",
     "redis": ".redis.transport",
     "rediss": ".redis.transport",
     "tcp": ".tcp.transport",
     "tls": ".nats.transport",
+    "ws": ".websocket.transport",
+    "wss": ".websocket.transport",
 }
 
 

@@ -16,7 +16,7 @@ Requests take a shorter way: their bridge answers them itself.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -52,6 +52,9 @@ _NO_HEADERS: Final[Mapping[str, str]] = {}
 class Inbound(msgspec.Struct, kw_only=True, gc=False):
     """An event as it came in; as in `Origin`. `first_at` is in unix seconds, 0 for unknown.
 
+    Those with the same `order_key` are handled in the order in which they came, whatever
+    the handler's concurrency, unless it has a `key` of its own.
+
     A struct for the reasons given at `Envelope`: one is made for every event.
     """
 
@@ -65,6 +68,7 @@ class Inbound(msgspec.Struct, kw_only=True, gc=False):
     attempt: int = 1
     redelivered: bool = False
     first_at: float = 0.0
+    order_key: Hashable | None = None
 
     def facts(self) -> "Inbound":
         """Itself, with everything filled in: what most handlers never ask for may come late."""

@@ -82,7 +82,8 @@ def test_options_that_cannot_work_are_refused(
         (
             "carrier-pigeon://roof",
             "no transport for 'carrier-pigeon'. "
-            "There are: amqp, amqps, memory, nats, redis, rediss, tcp, tls",
+            "There are: amqp, amqps, grpc, grpcs, kafka, kafkas, memory, mqtt, mqtts, nats, "
+            "redis, rediss, tcp, tls, ws, wss",
         ),
         ("tcp://:3001", "tcp://:3001 has no host; one looks like tcp://127.0.0.1:3001."),
         ("memory://?queue=1", "is no transport URL"),
