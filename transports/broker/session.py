@@ -145,11 +145,20 @@ class Session(ABC, Generic[In, Out]):
             await self.write(burst)
 
     async def _end(self) -> None:
+        ending = asyncio.get_running_loop().create_task(self._end_all())
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            # Who is cancelled just while it ends must not leave its connection behind.
+            await asyncio.wait([ending])
+            raise
+        if self._lost is not None and self._lost.done():
+            self._lost.exception()  # it was raised, or came too late to be
+
+    async def _end_all(self) -> None:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING):
                 await self.close()
-        if self._lost is not None and self._lost.done():
-            self._lost.exception()  # it was raised, or came too late to be

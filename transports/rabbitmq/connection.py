@@ -277,10 +277,12 @@ class Connection(asyncio.Protocol):
     async def close(self) -> None:
         """Say good-bye, if that can be done within a second."""
         self._closing = True
-        if self.ended is None and self._established:
-            self.write(frame.marshal(commands.Connection.Close(200, "good-bye", 0, 0), 0))
-            await asyncio.wait([self._gone], timeout=_CLOSING)
-        self.abort()
+        try:
+            if self.ended is None and self._established:
+                self.write(frame.marshal(commands.Connection.Close(200, "good-bye", 0, 0), 0))
+                await asyncio.wait([self._gone], timeout=_CLOSING)
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """End it now."""

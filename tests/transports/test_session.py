@@ -1,0 +1,82 @@
+"""A session's end, whenever and however often it is told to end."""
+
+import asyncio
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from understudy.actors.asyncio_queues import Inlet, Outlet
+from understudy.actors.asyncio_thread import asyncio_thread
+from understudy.transports.broker.session import BrokerAway, Session
+
+
+class Slow(Session[bytes, bytes]):
+    """Says good-bye at length."""
+
+    def begin(self) -> None:
+        self.begun, self.closing = trio.Event(), trio.Event()
+        self.closed = False
+
+    async def connect(self) -> None:
+        pass
+
+    async def write(self, burst: list[bytes]) -> None:
+        pass
+
+    async def stop(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        self.thread.back(self.closing.set)
+        await asyncio.sleep(0.1)
+        self.closed = True
+
+
+@pytest.fixture
+async def session() -> Slow:
+    thread = asyncio_thread("brokers")
+    slow = Slow(thread, Inlet(thread, 1), Outlet(thread), connect_timeout=5)
+    slow.begin()
+    return slow
+
+
+async def _run(session: Slow) -> None:
+    await session.thread.call(session.run, session.begun.set)
+
+
+async def test_a_session_that_is_cancelled_closes_its_connection(session: Slow) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run, session)
+        await session.begun.wait()
+        nursery.cancel_scope.cancel()
+
+    assert session.closed
+
+
+async def test_a_session_that_is_cancelled_while_it_closes_has_closed_all_the_same(
+    session: Slow,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run, session)
+        await session.begun.wait()
+        session.outlet.close()
+        await session.closing.wait()
+        nursery.cancel_scope.cancel()
+        await wait_all_tasks_blocked()
+
+    assert session.closed
+
+
+async def test_a_session_that_is_lost_raises_why_and_closes(session: Slow) -> None:
+    async with trio.open_nursery() as nursery:
+        with pytest.raises(BrokerAway, match="the wire was cut"):
+            nursery.start_soon(_lose, session)
+            await _run(session)
+
+    assert session.closed
+
+
+async def _lose(session: Slow) -> None:
+    await session.begun.wait()
+    session.thread.soon(session.lose, BrokerAway("the wire was cut"))
