@@ -70,8 +70,8 @@ async def test_a_session_that_is_cancelled_while_it_closes_has_closed_all_the_sa
 
 async def test_a_session_that_is_lost_raises_why_and_closes(session: Slow) -> None:
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(_lose, session)
         with pytest.raises(BrokerAway, match="the wire was cut"):
-            nursery.start_soon(_lose, session)
             await _run(session)
 
     assert session.closed
