@@ -12,6 +12,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from functools import cache
+from math import inf
 from typing import Any, Literal
 
 from .actor import Actor
@@ -35,6 +36,7 @@ class Handler:
 
     __slots__ = (
         "abroad",
+        "batch",
         "direct",
         "function",
         "is_async",
@@ -50,6 +52,7 @@ class Handler:
         "takes_context",
         "takes_payload",
         "void",
+        "within",
     )
 
     def __init__(
@@ -66,8 +69,12 @@ class Handler:
         key: KeyOf | None = None,
         retry: RetryPolicy | None = None,
         loop: Loop = "trio",
+        batch: int = 0,
+        within: float = 0.0,
     ) -> None:
         self.name = name
+        self.batch = batch  # 0: it takes one message at a time
+        self.within = within
         self.retry = retry
         self.on_error = on_error
         self.key = key
@@ -82,7 +89,8 @@ class Handler:
         self.void = void
         # The lane of a cell calls direct handlers without a function in between.
         self.abroad = loop == "asyncio" and mode != "thread"
-        self.direct = mode in ("async", "sync") and parameters == 1 and not self.abroad
+        plain = not self.abroad and not batch
+        self.direct = mode in ("async", "sync") and parameters == 1 and plain
         self.is_async = mode == "async"
 
     def __repr__(self) -> str:
@@ -112,6 +120,11 @@ class Behavior:
     def keyed(self) -> bool:
         """Whether any handler keeps messages of one key in order."""
         return any(handler.key is not None for handler in self.by_function.values())
+
+    @property
+    def batched(self) -> int:
+        """The most messages that any handler takes at once; 0 if each takes one."""
+        return max((handler.batch for handler in self.by_function.values()), default=0)
 
     @classmethod
     def of(cls, actor: type[Actor[Any]]) -> "Behavior":
@@ -300,6 +313,7 @@ def _compile(
     kind = marks[0].kind
     parameters = _parameters(where, function)
     hints = _hints(where, function)
+    batch, within = _batch_of_marks(where, marks)
     mode = _mode(where, function, kind, any(mark.thread for mark in marks))
     takes_context_only = len(parameters) == 1 and hints.get(parameters[0].name) is MessageContext
     if takes_context_only:
@@ -310,10 +324,15 @@ def _compile(
     if parameters:
         first = parameters[0]
         default = NO_DEFAULT if first.default is inspect.Parameter.empty else first.default
+        annotation = hints.get(first.name, Any)
+        if batch:
+            annotation, default = _item_type(where, first.name, annotation), NO_DEFAULT
         try:
-            payload = Payload(hints.get(first.name, Any), default)
+            payload = Payload(annotation, default)
         except DeclarationError as error:
             raise DeclarationError(f"{where}: {error}") from error
+    elif batch:
+        raise DeclarationError(f"{where}: a batch needs a list to be given in: (self, items).")
     else:
         payload = Payload(Any)
     void = mode != "stream" and hints.get("return", Any) is type(None)
@@ -325,8 +344,57 @@ def _compile(
     loop = _loop_of_marks(where, mode, marks) or loop
     takes = len(parameters)
     return Handler(
-        where, function, kind, routes, mode, payload, takes, void, on_error, key, retry, loop
+        where,
+        function,
+        kind,
+        routes,
+        mode,
+        payload,
+        takes,
+        void,
+        on_error,
+        key,
+        retry,
+        loop,
+        batch,
+        within,
     )
+
+
+def _batch_of_marks(where: str, marks: tuple[Mark, ...]) -> tuple[int, float]:
+    """How many messages a handler takes at once, and how long the first waits for others."""
+    said = {(mark.batch, mark.within) for mark in marks if mark.batch}
+    if not said:
+        return 0, 0.0
+    if len(said) > 1 or not all(mark.batch for mark in marks):
+        raise DeclarationError(f"{where}: its patterns say different things of batches. Say one.")
+    ((batch, within),) = said
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        raise DeclarationError(
+            f"{where}: batch is how many messages to take at once, from 1; got {batch!r}."
+        )
+    if isinstance(within, bool) or not isinstance(within, int | float) or not 0 <= within < inf:
+        raise DeclarationError(
+            f"{where}: within is how many seconds the first message of a batch waits for "
+            f"others, from 0; got {within!r}."
+        )
+    if any(mark.key is not None for mark in marks):
+        raise DeclarationError(
+            f"{where}: batches run one after the other, so that a key would change nothing. "
+            "Leave key out."
+        )
+    return batch, float(within)
+
+
+def _item_type(where: str, name: str, annotation: Any) -> Any:
+    """The type of one message, of a handler that takes a list of them."""
+    if annotation is Any or annotation is list:
+        return Any
+    if typing.get_origin(annotation) is not list:
+        raise DeclarationError(
+            f"{where} takes batches, so that {name} is a list: write {name}: list[...]."
+        )
+    return typing.get_args(annotation)[0]
 
 
 def _parameters(where: str, function: Callable[..., Any]) -> list[inspect.Parameter]:

@@ -19,8 +19,10 @@ from trio.lowlevel import current_task
 
 from .actor import Actor
 from .asyncio_code import Abroad
+from .batches import Batches
 from .behavior import Behavior, Handler
 from .belongings import Belongings
+from .classify import NO_TABLE, Word, classify
 from .context import CURRENT, TAKEN, Hand
 from .envelope import Envelope
 from .errors import Fenced, Retry
@@ -131,6 +133,7 @@ class Cell:
         "_watchers",
         "abroad",
         "actor",
+        "batches",
         "behavior",
         "instance",
         "keys",
@@ -166,6 +169,7 @@ class Cell:
         self.sickness: Sickness | Well = WELL
         keyed = options.key is not None or self.behavior.keyed
         self.keys = Keys(mailbox, key_function(options.key, path)) if keyed else None
+        self.batches = Batches(self) if self.behavior.batched else None
         self.instance: Actor[Any] | None = None
         self.abroad: Abroad | None = None
         self.tracer: Tracer | None = None
@@ -320,6 +324,8 @@ class Cell:
         self.sickness.release(release)
         if self.keys is not None:
             self.keys.release(release)
+        if self.batches is not None:
+            self.batches.close(why)
         self._tell_watchers()
 
     def release(self, envelope: Envelope, why: str) -> None:
@@ -341,7 +347,7 @@ class Cell:
     def undelivered(self, message: Any, why: str) -> None:
         # The type alone: contents of messages do not belong in logs.
         name = type(message).__name__
-        notice = Undelivered(path=self.path, incarnation=self._number, why=why, message=name)
+        notice = Undelivered(path=self.path, incarnation=self.number, why=why, message=name)
         self.services.bus.publish(notice)
 
     def postpone(self, envelope: Envelope, error: Retry) -> None:
@@ -371,9 +377,23 @@ class Cell:
         # By identity: envelopes of equal messages are equal.
         return any(waiting is envelope for waiting in (self._postponed or {}).values())
 
+    def keep_order(self) -> None:
+        """Handle messages with the same order key in order from now on."""
+        if self.keys is None and self.options.concurrency > 1:
+            self.keys = Keys(self.mailbox, None)
+            if self._lanes is not None:
+                self._lanes.shift()
+            if self._life is not None:
+                self._life.interrupt = True
+
+    def classify(self, error: BaseException, handler: Handler | None) -> tuple[Word, BaseException]:
+        """What an exception of a handler means here, and the exception to go on with."""
+        own = NO_TABLE if handler is None else handler.on_error
+        return classify(error, own, self.behavior.on_error)
+
     def set_aside(self, envelope: Envelope, error: BaseException, reason: str) -> None:
         """Make a dead letter of a local message."""
-        self.services.set_aside(envelope, error, reason, self.path, self._number)
+        self.services.set_aside(envelope, error, reason, self.path, self.number)
 
     def next_local_id(self) -> str:
         self._local_ids += 1
@@ -499,7 +519,7 @@ class Cell:
             watcher.ended(self, terminated)
 
     @property
-    def _number(self) -> int:
+    def number(self) -> int:
         return self._life.number if self._life is not None else 0
 
     def _instance(self, incarnation: Incarnation) -> Actor[Any]:

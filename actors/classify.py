@@ -9,7 +9,7 @@ actor's, and that before what the house says by default. Pure.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, TypeAlias, get_args
 
-from .errors import DeclarationError, Retry, RpcError
+from .errors import BatchFailure, DeclarationError, Retry, RpcError
 
 __all__ = ["NO_TABLE", "OnError", "Verdict", "Word", "checked_table", "classify", "only_leaf"]
 
@@ -32,7 +32,11 @@ Verdict: TypeAlias = Word | Callable[[Any], Exception]
 OnError: TypeAlias = Mapping[type[BaseException], Verdict]
 
 NO_TABLE: Final[OnError] = {}
-_DEFAULTS: Final[dict[type[BaseException], Word]] = {RpcError: "answer", Retry: "retry"}
+_DEFAULTS: Final[dict[type[BaseException], Word]] = {
+    RpcError: "answer",
+    Retry: "retry",
+    BatchFailure: "reject",
+}
 
 
 def classify(error: BaseException, *tables: OnError) -> tuple[Word, BaseException]:

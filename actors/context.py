@@ -45,6 +45,7 @@ class _Fence:
     headers: Mapping[str, str] = {}
     attempt = 0
     redelivered = False
+    order_key = None
 
 
 NOTHING: Final = Envelope(None)

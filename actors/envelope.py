@@ -11,7 +11,7 @@ travels along with everything a handler tells and asks meanwhile.
 with `__init__` (benchmarks/mailbox.py: it is made once per message).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import msgspec
@@ -19,7 +19,7 @@ import msgspec
 if TYPE_CHECKING:
     from .behavior import Handler
 
-__all__ = ["Departing", "Envelope", "Origin", "Receipt", "Settlement"]
+__all__ = ["Counting", "Departing", "Envelope", "Origin", "Receipt", "Settlement"]
 
 
 class Origin(Protocol):
@@ -65,6 +65,11 @@ class Origin(Protocol):
         """Whether it may have been handled before."""
         ...
 
+    @property
+    def order_key(self) -> Hashable | None:
+        """Messages with the same one are handled in the order in which they came."""
+        ...
+
 
 class Receipt(Protocol):
     """Told once how its message ended; told again, it does nothing. No method raises."""
@@ -103,6 +108,14 @@ class Departing(Protocol):
 
     def on_leave(self, function: Callable[[], None]) -> None:
         """Call `function` if the caller leaves before the end; at once if it has left."""
+
+
+@runtime_checkable
+class Counting(Protocol):
+    """A receipt whose message is tried more than once, and knows how often. Optional, too."""
+
+    def ran(self, times: int) -> None:
+        """It was run in a batch that failed, and comes again; `times` runs count as its own."""
 
 
 class Settlement(Protocol):

@@ -14,6 +14,7 @@ __all__ = [
     "AskCycle",
     "AskTimeout",
     "AsyncioThreadEnded",
+    "BatchFailure",
     "ConnectionLost",
     "DeathPact",
     "DeclarationError",
@@ -104,6 +105,24 @@ class Retry(UnderstudyError):
     def __init__(self, reason: str = "", *, after: float = 1.0) -> None:
         self.after = after
         super().__init__(reason or f"asked to be tried again in {after:g} s")
+
+
+class BatchFailure(UnderstudyError):
+    """Raised by the handler of a batch: these items failed, the others are handled.
+
+    `failed` maps indexes of the batch to what became of those items, each as if it had been
+    alone: an `RpcError` rejects it, a `Retry` brings it back later, any other exception
+    is a failed attempt. The actor is not restarted.
+    """
+
+    def __init__(self, failed: Mapping[int, Exception]) -> None:
+        self.failed = dict(failed)
+        shown = ", ".join(f"{index}: {error!r}" for index, error in list(self.failed.items())[:3])
+        more = len(self.failed) - 3
+        super().__init__(
+            f"{len(self.failed)} items of the batch failed: {shown}"
+            + (f" and {more} more" if more > 0 else "")
+        )
 
 
 class ActorCrashed(UnderstudyError):

@@ -6,18 +6,24 @@ a unit test may call.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, Protocol, TypeVar, overload
 
 import attrs
 
 from .classify import NO_TABLE, OnError, checked_table
+from .context import MessageContext
 from .keys import KeyOf
 from .pattern import Pattern, route_of
 from .retry import RetryPolicy
 
-__all__ = ["Loop", "Mark", "event_pattern", "marks_of", "message_pattern"]
+__all__ = ["BatchMethod", "Loop", "Mark", "event_pattern", "marks_of", "message_pattern"]
 
 F = TypeVar("F", bound=Callable[..., Any])
+A = TypeVar("A")
+T = TypeVar("T")
+R = TypeVar("R")
+A_contra = TypeVar("A_contra", contravariant=True)
+R_co = TypeVar("R_co", covariant=True)
 
 Loop = Literal["trio", "asyncio"]
 
@@ -36,6 +42,26 @@ class Mark:
     key: str | KeyOf | None = None
     retry: RetryPolicy | None = None
     loop: Loop | None = None
+    batch: int = 0
+    within: float = 0.0
+
+
+class BatchMethod(Protocol[A_contra, T, R_co]):
+    """How type checkers see a method with `batch=`: it is sent one item, and called with a list."""
+
+    @overload
+    def __get__(self, instance: None, owner: type[Any], /) -> Callable[[A_contra, T], R_co]: ...
+    @overload
+    def __get__(self, instance: object, owner: type[Any], /) -> Callable[[list[T]], R_co]: ...
+
+
+class _BatchDecorator(Protocol):
+    @overload
+    def __call__(
+        self, function: Callable[[A, list[T], list[MessageContext]], R], /
+    ) -> BatchMethod[A, T, R]: ...
+    @overload
+    def __call__(self, function: Callable[[A, list[T]], R], /) -> BatchMethod[A, T, R]: ...
 
 
 def message_pattern(
@@ -66,6 +92,7 @@ def message_pattern(
     return _marking("request", pattern, thread, on_error, key, loop=loop)
 
 
+@overload
 def event_pattern(
     pattern: Pattern,
     *,
@@ -74,15 +101,43 @@ def event_pattern(
     key: str | KeyOf | None = None,
     retry: RetryPolicy | None = None,
     loop: Loop | None = None,
-) -> Callable[[F], F]:
+) -> Callable[[F], F]: ...
+@overload
+def event_pattern(
+    pattern: Pattern,
+    *,
+    batch: int,
+    within: float = ...,
+    thread: bool = False,
+    on_error: OnError = NO_TABLE,
+    retry: RetryPolicy | None = None,
+    loop: Loop | None = None,
+) -> _BatchDecorator: ...
+def event_pattern(
+    pattern: Pattern,
+    *,
+    thread: bool = False,
+    on_error: OnError = NO_TABLE,
+    key: str | KeyOf | None = None,
+    retry: RetryPolicy | None = None,
+    loop: Loop | None = None,
+    batch: int = 0,
+    within: float = 0.1,
+) -> Any:
     """Handle events on `pattern`: no answer; settled when the method has returned.
 
     All handlers of a pattern get the event, wildcards included. `retry` says how often
     and when it is tried, before what its actor and the system say. Kinds of methods,
     parameters, options and errors are those of `message_pattern`, but for generators:
     an event has nobody to stream to.
+
+    With `batch=N` the method takes a list of up to N payloads (and of contexts), as many
+    as come within `within` seconds of the first. Each is settled on its own: a run that
+    fails is repeated with fewer of them until the one is found that makes it fail; what
+    the method raises as `BatchFailure` is said of some of them only. An actor runs one
+    batch of a method at a time, in order.
     """
-    return _marking("event", pattern, thread, on_error, key, retry, loop)
+    return _marking("event", pattern, thread, on_error, key, retry, loop, batch, within)
 
 
 def _marking(
@@ -93,9 +148,11 @@ def _marking(
     key: str | KeyOf | None,
     retry: RetryPolicy | None = None,
     loop: Loop | None = None,
+    batch: int = 0,
+    within: float = 0.0,
 ) -> Callable[[F], F]:
     table = checked_table(f"the {kind} pattern {pattern!r}", on_error)
-    mark = Mark(kind, pattern, route_of(pattern), thread, table, key, retry, loop)
+    mark = Mark(kind, pattern, route_of(pattern), thread, table, key, retry, loop, batch, within)
 
     def decorate(function: F) -> F:
         setattr(function, _MARKS, (*marks_of(function), mark))

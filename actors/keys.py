@@ -5,6 +5,7 @@ two of the same key, and those of one key in the order in which they came. A mes
 whose key is busy is put into that key's line and comes to the front of the mailbox
 when its turn is there. A message that waits for another attempt keeps its key: only
 that key waits with it. A key of None is no key: such messages wait for no other.
+Where neither handler nor actor say what the key is, a broker may have one (Kafka has).
 
 Lines take places in the mailbox, so that they are bounded with it, and they outlive
 incarnations. When no more may wait in lines, messages of busy keys stay in the mailbox
@@ -18,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Final
 
+from .context import is_outside
 from .envelope import Envelope
 from .errors import DeclarationError
 from .mailbox import Mailbox
@@ -154,8 +156,12 @@ class Keys:
         if isinstance(envelope.message, Terminated | Exited):
             return None  # signals come before all mail
         handler = envelope.handler
+        if handler is not None and handler.batch:
+            return None  # batches run one after the other anyway
         key = handler.key if handler is not None and handler.key is not None else self._key
-        return None if key is None else key(envelope.message)
+        if key is not None:
+            return key(envelope.message)
+        return envelope.origin.order_key if envelope.origin and is_outside(envelope) else None
 
 
 def key_function(key: str | KeyOf | None, where: str = "") -> KeyOf | None:

@@ -18,8 +18,9 @@ from trio.lowlevel import checkpoint, current_task
 
 from .actor import Actor
 from .asyncio_code import Abroad
+from .batches import Run
 from .behavior import Handler
-from .classify import classify, only_leaf
+from .classify import only_leaf
 from .context import CURRENT, NOTHING, TAKEN, Hand, MessageContext, is_outside
 from .envelope import Envelope
 from .errors import DeathPact, Retry
@@ -131,10 +132,11 @@ class Lanes:
         hand.task = current_task()
         cell, actor, incarnation = self._cell, self._actor, self._incarnation
         mailbox, sickness, keys = cell.mailbox, cell.sickness, cell.keys
+        batches = cell.batches
         queue, senders = mailbox.ready_queue(), mailbox.senders
         take = queue.popleft
         receive = self.receive
-        special = keys is not None or cell.tracer is not None
+        special = keys is not None or batches is not None or cell.tracer is not None
         parallel = self._nursery is not None
         while True:
             for _ in _BURST:
@@ -142,8 +144,8 @@ class Lanes:
                     envelope = self._attend()
                     if envelope is _END:
                         return
-                    receive = self.receive
-                    special = keys is not None or cell.tracer is not None
+                    receive, keys = self.receive, cell.keys
+                    special = keys is not None or batches is not None or cell.tracer is not None
                     if envelope is None:
                         if not queue:
                             break
@@ -168,7 +170,7 @@ class Lanes:
                 try:
                     if special and not self._begins(envelope):
                         hand.envelope = NOTHING
-                        if keys is None or not keys.full:
+                        if not self._is_blocked():
                             continue
                         if incarnation.stopping:
                             return
@@ -179,8 +181,15 @@ class Lanes:
                         value = handler.function(actor, envelope.message)
                         if handler.is_async:
                             value = await value
-                    else:
+                    elif not handler.batch or batches is None:
                         value = await self._call(handler, envelope)
+                    else:
+                        batch = batches.gather(envelope)
+                        if batch is None:
+                            continue
+                        hand.envelope = envelope = batch
+                        receipt = batch.receipt
+                        value = await self._call(handler, batch)
                 except BaseException as error:  # noqa: BLE001
                     if hand.fenced:
                         return
@@ -223,6 +232,8 @@ class Lanes:
         if self._crash or self._leaving or incarnation.killed or incarnation.ending:
             return _END
         if incarnation.stopping:
+            if cell.batches is not None and incarnation.draining and not cell.mailbox.queue:
+                cell.batches.flush()
             waiting = cell.mailbox.queue or incarnation.signals
             if not incarnation.draining or cell.suspended or not waiting:
                 return _END
@@ -255,13 +266,21 @@ class Lanes:
         return Envelope(signal)
 
     def _begins(self, envelope: Envelope) -> bool:
-        """Whether a message may run now: the turn of its key has come."""
-        keys, tracer = self._cell.keys, self._cell.tracer
+        """Whether a message may run now: the turn of its key has come, or its batch has room."""
+        keys, batches, tracer = self._cell.keys, self._cell.batches, self._cell.tracer
+        if batches is not None and batches.full and envelope.handler and envelope.handler.batch:
+            self._cell.mailbox.queue.appendleft(envelope)
+            return False
         if keys is not None and not keys.begin(envelope):
             return False
         if tracer is not None:
             tracer.received(envelope)
         return True
+
+    def _is_blocked(self) -> bool:
+        """Whether what is at the front of the mailbox waits for what runs in other lanes."""
+        keys, batches = self._cell.keys, self._cell.batches
+        return (keys is not None and keys.full) or (batches is not None and batches.full)
 
     def _done(self, envelope: Envelope, error: BaseException | None, *, gone: bool = False) -> None:
         """A message has run: tell whoever traces it, and let the next of its key go on.
@@ -295,7 +314,12 @@ class Lanes:
         if handler.takes_payload:
             arguments.append(envelope.message)
         if handler.takes_context:
-            arguments.append(self._context(envelope))
+            run = envelope.receipt if handler.batch else None
+            arguments.append(
+                [self._context(item) for item in run.items]
+                if isinstance(run, Run)
+                else self._context(envelope)
+            )
         if handler.abroad:
             abroad = self._cell.abroad or Abroad()
             return await abroad.handle(handler, arguments, envelope.receipt)
@@ -322,7 +346,7 @@ class Lanes:
             cell.give_back(envelope, "it was cancelled")
             raise error
         leaf = only_leaf(error)
-        verdict, meant = classify(leaf, handler.on_error, cell.behavior.on_error)
+        verdict, meant = cell.classify(leaf, handler)
         taken = envelope.message is TAKEN  # it has an end of its own, so this cannot answer it
         if verdict in ("crash", "stop", "escalate") or taken or not isinstance(meant, Exception):
             whole = error if meant is leaf else meant  # a group is reported whole

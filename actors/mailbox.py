@@ -166,9 +166,15 @@ class Mailbox:
             self.limit = self._room()
         return True
 
-    def free(self) -> None:
-        """Give up one reserved place."""
-        self.reserved -= 1
+    def keep(self, count: int = 1) -> None:
+        """Reserve places for what has its room already, because it was in the queue."""
+        self.reserved += count
+        if self.limit > 0:
+            self.limit = self._room()
+
+    def free(self, count: int = 1) -> None:
+        """Give up reserved places."""
+        self.reserved -= count
         if self.limit > 0:
             self.limit = self._room()
 

@@ -186,8 +186,13 @@ def child(
 
     Raises `DeclarationError` for a class or an option that can never work.
     """
-    Behavior.of(actor)
+    batched = Behavior.of(actor).batched
     where = f"child({actor.__name__})"
+    if isinstance(mailbox, int) and mailbox < batched:
+        raise DeclarationError(
+            f"{where}: batches of {batched} can never fill with mailbox={mailbox}. "
+            f"Give it mailbox={batched} at least."
+        )
     _check_least(where, 1, mailbox=mailbox, concurrency=concurrency, sick_after=sick_after)
     _check_least(where, 0, crash_grace=crash_grace, max_age=max_age)
     if passivate_after is not None:

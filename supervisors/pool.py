@@ -158,6 +158,17 @@ class Pool(Supervision):
     def remove_watcher(self, watcher: Watches) -> None:
         self._watchers.pop(watcher, None)
 
+    def keep_order(self) -> None:
+        """Give messages with the same order key to the same member, and have it keep their order.
+
+        What the pool's own key says goes before that.
+        """
+        if not self.mailbox.orderly:
+            self.mailbox.orderly = True
+            for controlled in self.children.values():
+                if isinstance(controlled.runnable, Cell):
+                    controlled.runnable.keep_order()
+
     def undelivered(self, message: Any, why: str) -> None:
         """Tell that no member will handle a message."""
         notice = Undelivered(path=self.path, why=why, message=type(message).__name__)
@@ -179,7 +190,7 @@ class PoolMailbox(Mailbox):
     Its own queue stays empty and its limit 0, so that every sender comes to `put`.
     """
 
-    __slots__ = ("_choose", "_members", "_next")
+    __slots__ = ("_choose", "_keyed", "_members", "_next", "orderly")
 
     def __init__(self, path: str, members: Sequence[Mailbox], by: str | KeyOf) -> None:
         super().__init__(path, sum(member.capacity for member in members))
@@ -190,6 +201,8 @@ class PoolMailbox(Mailbox):
             member.senders = self.senders
         self._members = tuple(members)
         self._next = 0
+        self._keyed = by not in ("round_robin", "least_busy")
+        self.orderly = False
         self._choose = self._chooser(by)
 
     @property
@@ -248,8 +261,8 @@ class PoolMailbox(Mailbox):
         self.reserved += 1
         return True
 
-    def free(self) -> None:
-        self.reserved -= 1
+    def free(self, count: int = 1) -> None:
+        self.reserved -= count
 
     def statistics(self) -> MailboxStatistics:
         readings = [member.statistics() for member in self._members]
@@ -265,6 +278,10 @@ class PoolMailbox(Mailbox):
 
     def _candidates(self, envelope: Envelope) -> Sequence[Mailbox] | None:
         """Who may have it, the first choice first; None if its key cannot be told."""
+        if self.orderly and not self._keyed and is_outside(envelope):
+            key = envelope.origin.order_key if envelope.origin is not None else None
+            if key is not None:
+                return (self._owner_of(key),)
         try:
             return self._choose(envelope.message)
         except Exception as error:
@@ -282,12 +299,14 @@ class PoolMailbox(Mailbox):
         key = key_function(by)
         if key is None:
             raise TypeError("a pool is keyed by a field or a function")
-        members = self._members
 
         def owner(message: Any) -> Sequence[Mailbox]:
-            return (members[zlib.crc32(repr(key(message)).encode()) % len(members)],)
+            return (self._owner_of(key(message)),)
 
         return owner
+
+    def _owner_of(self, key: object) -> Mailbox:
+        return self._members[zlib.crc32(repr(key).encode()) % len(self._members)]
 
     def _in_turn(self, _: Any) -> Sequence[Mailbox]:
         at, self._next = self._next, (self._next + 1) % len(self._members)

@@ -58,6 +58,9 @@ class Addressee(Protocol):
     def undelivered(self, message: Any, why: str) -> None:
         """Tell that a message will not be handled."""
 
+    def keep_order(self) -> None:
+        """Handle messages with the same order key in the order in which they came."""
+
 
 @attrs.frozen(eq=False)
 class Target:

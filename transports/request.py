@@ -205,6 +205,10 @@ class Request(msgspec.Struct, Generic[S], gc=False):
     def redelivered(self) -> bool:
         return False
 
+    @property
+    def order_key(self) -> None:
+        return None
+
 
 class WireRequest(Request[W], gc=False):
     """A request that is answered on the connection it came on."""

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         AskCycle,
         AskTimeout,
         AsyncioThreadEnded,
+        BatchFailure,
         ConnectionLost,
         DeathPact,
         DeclarationError,
@@ -67,6 +68,7 @@ __all__ = [
     "AskTimeout",
     "AsyncioThreadEnded",
     "Backoff",
+    "BatchFailure",
     "ChildEscalated",
     "Client",
     "ConnectionLost",
@@ -117,9 +119,9 @@ __all__ = [
 ]
 
 _ERRORS = (
-    "ActorCrashed ActorStopped AskCycle AskTimeout AsyncioThreadEnded ConnectionLost DeathPact "
-    "DeclarationError Fenced Ignore LinkBroken MailboxFull NoHandler NoResponders PayloadError "
-    "RequestTimeout Retry RpcError StartFailed StartTimedOut UnderstudyError"
+    "ActorCrashed ActorStopped AskCycle AskTimeout AsyncioThreadEnded BatchFailure ConnectionLost "
+    "DeathPact DeclarationError Fenced Ignore LinkBroken MailboxFull NoHandler NoResponders "
+    "PayloadError RequestTimeout Retry RpcError StartFailed StartTimedOut UnderstudyError"
 )
 _HOMES = {
     ".actors.actor": "Actor Request",

@@ -12,7 +12,7 @@ of them than the mailbox may hold.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -74,6 +74,8 @@ class EventDelivery(_Unsettled):
         self.policy = policy
         self.unsettled = True
         self._age_from: float | None = None
+        if inbound.order_key is not None:
+            target.cell.keep_order()
 
     async def begin(self) -> None:
         """Put it into the mailbox, waiting for room; what does not fit is dead at once."""
@@ -148,6 +150,12 @@ class EventDelivery(_Unsettled):
             msgspec.structs.replace(self.inbound.facts(), attempt=attempt + 1, redelivered=True),
         ):
             self._dead(error, "too many wait", incarnation)
+
+    def ran(self, times: int) -> None:
+        inbound = self.inbound.facts()
+        self.inbound = msgspec.structs.replace(
+            inbound, attempt=inbound.attempt + times, redelivered=True
+        )
 
     def released(self, why: str) -> None:
         if not self.unsettled:
@@ -247,6 +255,10 @@ class EventDelivery(_Unsettled):
     @property
     def redelivered(self) -> bool:
         return self.inbound.facts().redelivered
+
+    @property
+    def order_key(self) -> Hashable | None:
+        return self.inbound.order_key
 
 
 class AgingDelivery(EventDelivery):

@@ -108,6 +108,11 @@ class Way:
         """The type of the handler's payload, if it can be read at once; None if it cannot."""
         return self._handler.payload.annotation if self._decode is not None else None
 
+    @property
+    def batch(self) -> int:
+        """How many messages the handler takes at once; 0 if it takes one."""
+        return self._handler.batch
+
     def has_room(self) -> bool:
         """Whether nothing has to be waited for."""
         mailbox = self.mailbox

@@ -269,7 +269,7 @@ def test_an_actor_is_keyed_if_one_of_its_handlers_is() -> None:
 
 def test_a_bad_key_is_refused_with_the_class() -> None:
     class Bad(Actor):
-        @event_pattern("a", key=5)  # type: ignore[arg-type]
+        @event_pattern("a", key=5)  # type: ignore[call-overload, untyped-decorator]
         async def on(self, data: Any) -> None: ...
 
     with pytest.raises(DeclarationError, match=r"Bad\.on: key=5 is no key\. Name a field"):

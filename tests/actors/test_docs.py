@@ -27,6 +27,22 @@ def page() -> Iterator[Any]:
     del sys.modules[module.__name__]
 
 
+async def test_a_batch_is_handled_as_the_page_says(page: Any, autojump_clock: MockClock) -> None:
+    rows: list[Any] = []
+    async with isolated(page.Ledger, rows) as ledger:
+        for amount in range(3):
+            await ledger.event("sold", {"item": "tea", "amount": amount})
+        await trio.sleep(0.5)
+        assert rows == [page.Sale("tea", amount) for amount in range(3)]
+    async with isolated(page.Mailer) as mailer:
+        for address in ("a@b", "nobody", "c@slow.example"):
+            await mailer.event("mail", address)
+        await trio.sleep(2)
+        (dead,) = await mailer.dead_letters()
+        assert dead.body == b'"nobody"'
+        await trio.sleep(40)
+
+
 def instance_of(system: System, actor: type[Actor]) -> Any:
     return system.registry.find(actor).instance
 

@@ -61,6 +61,33 @@ INTERNAL = {"status": "error", "message": "Internal server error"}
 NOBODY = "There is no matching message handler defined in the remote service."
 
 
+class Till(Actor):
+    """Takes its events ten at a time; one of them makes it fail."""
+
+    def __init__(self, notes: Notes) -> None:
+        self.notes = notes
+
+    @event_pattern("paid", batch=10, within=0.05)
+    async def paid(self, amounts: list[int]) -> None:
+        if 13 in amounts:
+            raise ValueError("poison")
+        self.notes.seen.extend(amounts)
+
+
+async def test_of_a_batch_all_but_the_poison_event_are_handled(url: str, notes: Notes) -> None:
+    async with serving(url, child(Till, notes)) as till, till.client() as client:
+        for amount in range(20):
+            await client.emit("paid", amount)
+        await until(lambda: len(notes.seen) == 19)
+        dead: list[Any] = []
+        with trio.fail_after(10):
+            while not dead:
+                dead = await till.dead_letters()
+
+    assert sorted(notes.seen) == [amount for amount in range(20) if amount != 13]
+    assert [letter.body for letter in dead] == [b"13"]
+
+
 # -- requests -----------------------------------------------------------------
 
 

@@ -324,6 +324,9 @@ class BrokerBridge(Connected):
 
     def _way(self, pattern: str) -> Way | None:
         way = self._intake.way(pattern)
+        if way is not None and way.batch > self.options.in_flight:
+            text = f"{pattern} is handled {way.batch} at a time; in_flight={self.options.in_flight}"
+            self.complaints.say("batches that can never fill", f"{text}: make that as many")
         if way is not None and len(self._ways) < _ROUTES_KEPT:
             self._ways[pattern] = way
         return way

@@ -5,7 +5,7 @@ dead letters stay in memory, `thread=True` handlers run in place and random numb
 come from a seed, so that pytest-trio's `autojump_clock` gives virtual time.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeVar
 
@@ -84,11 +84,13 @@ class Isolated(Ref[A_co]):
         message_id: str | None = None,
         headers: dict[str, str] | None = None,
         attempt: int = 1,
+        order_key: Hashable | None = None,
     ) -> Delivery:
         """Send an event as a bridge does; returns when it has room in the mailbox.
 
         `data` goes as JSON, bytes as they are (none at all: a packet without data). What
-        becomes of it is in the `Delivery`.
+        becomes of it is in the `Delivery`. Those with one `order_key` are handled in order, as
+        with a broker that keeps order by key.
         """
         message_id = message_id or self._next_id()
         delivery = Delivery(message_id)
@@ -101,6 +103,7 @@ class Isolated(Ref[A_co]):
             headers=headers or {},
             attempt=attempt,
             redelivered=attempt > 1,
+            order_key=order_key,
         )
         await self.system.intake.event(inbound, delivery)
         return delivery

@@ -66,6 +66,7 @@ class OutsideRequest:
     headers: Mapping[str, str] = {}
     attempt: int = 1
     redelivered: bool = False
+    order_key: None = None
     open: bool = True
     items: list[Any] = attrs.field(factory=list)
     _value: Any = None
