@@ -252,7 +252,7 @@ class Run:
     def failed(self, error: Exception) -> None:
         if not self._ends():
             return
-        if isinstance(error, BatchFailure):
+        if isinstance(error, BatchFailure) and error.failed.keys() <= set(range(len(self.items))):
             self._line.succeeded(self.items)
             for index, item in enumerate(self.items):
                 self._end_one(item, error.failed.get(index))

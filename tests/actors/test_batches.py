@@ -239,6 +239,22 @@ async def test_a_handler_may_say_which_items_failed(autojump_clock: MockClock) -
         assert choosy.incarnation == 1
 
 
+async def test_an_index_that_is_none_of_the_batch_hides_no_failure(
+    autojump_clock: MockClock,
+) -> None:
+    class Wrong(Actor[Any]):
+        @event_pattern("sold", batch=2, within=0.01)
+        async def sold(self, numbers: list[int]) -> None:
+            raise BatchFailure({2: RpcError("there is no third")})
+
+    async with isolated(Wrong) as wrong:
+        for number in range(2):
+            await wrong.event("sold", number)
+        await trio.sleep(1)
+
+        assert [letter.reason for letter in await wrong.dead_letters()] == ["rejected"] * 2
+
+
 async def test_a_retry_brings_all_of_them_back_later(autojump_clock: MockClock) -> None:
     class Waiting(Actor[Any]):
         @event_pattern("sold", batch=3, within=0.01)
