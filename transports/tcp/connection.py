@@ -6,25 +6,20 @@ them would cost more than the answers (benchmarks/tcp.py).
 """
 
 import socket
-from collections.abc import Callable
 from typing import Any, Final
 
-import msgspec
 import trio
 from msgspec import UNSET
 from trio.lowlevel import Abort, RaiseCancelT, current_task, reschedule, wait_task_rescheduled
 
-from ...actors.behavior import Handler
 from ...actors.encoding import encode, encode_usual
-from ...actors.envelope import Envelope
-from ...actors.mailbox import Mailbox
-from ..codec.dialect import Dialect, Frames
-from ..codec.packet import Packet, TypedPacket
+from ..codec.dialect import Frames
 from ..complaints import Complaints
-from ..request import WireRequest
+from ..direct.dispatch import Route
+from ..direct.peer import Peer, PeerRequest
 from .poller import Poller, Readiness
 
-__all__ = ["Connection", "Flusher", "Route", "TcpRequest"]
+__all__ = ["Connection", "Flusher", "TcpRequest"]
 
 _EARLY: Final = 32
 """Answers that are written before the burst is over, so that their peer gets to work."""
@@ -33,19 +28,6 @@ _LINGER: Final = 1.0
 """Seconds a peer has to hang up in its turn."""
 
 _DISCARDED: Final = 64 * 1024
-
-
-class Route(msgspec.Struct, gc=False, eq=False):
-    """Where requests of one pattern go.
-
-    `decode` reads a whole request whose body starts with `beginning` (empty: none does).
-    """
-
-    handler: Handler
-    mailbox: Mailbox
-    name: str
-    beginning: bytes
-    decode: Callable[[bytes], TypedPacket]
 
 
 class Flusher:
@@ -75,8 +57,8 @@ class Flusher:
         return Abort.SUCCEEDED
 
 
-class Connection:
-    """The socket of one peer, and how much is going on there."""
+class Connection(Peer):
+    """The socket of one peer."""
 
     def __init__(
         self,
@@ -89,32 +71,19 @@ class Connection:
         write_deadline: float,
         complaints: Complaints,
     ) -> None:
+        super().__init__(peer, name, complaints)
         self.sock = sock
-        self.peer = peer
-        self.name = name
-        self.dialect: Dialect
         self.frames: Frames | None = None
         # What is left of a chunk while something in it has to wait.
         self.bodies: list[bytes] = []
-        self.event: Packet | None = None
         self.unfinished_since: float | None = None  # trio time at which a frame began
         self.latest: Route | None = None
-        self.waiting: tuple[Mailbox, Envelope] | None = None
-        self.over = False
-        self.leaving: set[Callable[[], None]] = set()
-        self.peer_ended = False
         self.readable: Readiness | None = None
-        self.in_flight = 0
-        self.closed = False
-        self.clogged = False
-        self.complaints = complaints
-        self.out: list[bytes] = []
         self.dirty = False
         self._flusher = flusher
         self._poller = poller
         self._nursery = nursery
         self._write_deadline = write_deadline
-        self.changed: trio.Event | None = None
 
     def write(self, body: bytes) -> None:
         """Queue the body of a packet; it is on its way when the burst is over."""
@@ -129,28 +98,10 @@ class Connection:
         self.dirty = True
         self._flusher.add(self)
 
-    def answer(self, body: bytes) -> None:
-        """Queue the last packet of a request: one less is in flight."""
-        self.in_flight -= 1
-        self.write(body)
-        if self.changed is not None:
-            self.changed.set()
-
-    def finished(self) -> None:
-        """An event is settled: one less is in flight."""
-        self.in_flight -= 1
-        if self.changed is not None:
-            self.changed.set()
-
-    async def fewer_than(self, in_flight: int) -> None:
-        """Wait until fewer messages are in flight, and the peer takes its answers."""
-        while (self.in_flight >= in_flight or self.clogged) and not self.closed:
-            await self._change()
-
-    async def quiet(self) -> None:
-        """Wait until nothing is in flight and all answers are written, or the peer is gone."""
-        while (self.in_flight or self.out or self.clogged) and not self.closed:
-            await self._change()
+    def refuse(self, kind: str, why: str) -> None:
+        self.complaints.say(kind, f"{self.peer}: {why}; the connection is closed")
+        self.bodies.clear()
+        self.over = True
 
     def flush(self) -> None:
         """Write what is queued, without waiting; a task of its own sends what is left."""
@@ -175,12 +126,6 @@ class Connection:
             self._nursery.start_soon(self._push, data[sent:])
         elif self.changed is not None:
             self.changed.set()
-
-    def leave(self) -> None:
-        """The peer reads no further: end the generators that stream to it."""
-        leaving, self.leaving = self.leaving, set()
-        for function in leaving:
-            function()
 
     async def hang_up(self) -> None:
         """Say that no more comes, and let the peer take what is on its way.
@@ -235,25 +180,9 @@ class Connection:
         if self.changed is not None:
             self.changed.set()
 
-    async def _change(self) -> None:
-        if self.changed is None or self.changed.is_set():
-            self.changed = trio.Event()
-        await self.changed.wait()
 
-
-class TcpRequest(WireRequest[Connection], gc=False):
+class TcpRequest(PeerRequest[Connection], gc=False):
     """A request that came over TCP."""
-
-    on_left: Callable[[], None] | None = None
-
-    def on_leave(self, function: Callable[[], None]) -> None:
-        """The peer of a stream leaves when it ends its half of the connection, or all of it."""
-        connection = self.connection
-        if connection.closed or connection.peer_ended:
-            function()
-        else:
-            self.on_left = function
-            connection.leaving.add(function)
 
     async def ready(self) -> None:
         connection = self.connection
@@ -293,7 +222,3 @@ class TcpRequest(WireRequest[Connection], gc=False):
             connection.flush()
         if connection.changed is not None:
             connection.changed.set()
-
-    def _end_stream(self) -> None:
-        if self.on_left is not None:
-            self.connection.leaving.discard(self.on_left)

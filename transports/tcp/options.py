@@ -1,9 +1,11 @@
 """What can be set on either end of a TCP connection."""
 
-from typing import Final, Literal
+from typing import Final
 
 import attrs
-from attrs.validators import ge, gt, in_
+from attrs.validators import gt
+
+from ..direct.options import DirectClientOptions
 
 __all__ = ["DEFAULT_PORT", "TcpClientOptions", "TcpOptions"]
 
@@ -30,19 +32,7 @@ class TcpOptions:
 
 
 @attrs.frozen(kw_only=True)
-class TcpClientOptions:
-    """Options of a TCP client. Sizes in bytes, times in seconds.
+class TcpClientOptions(DirectClientOptions):
+    """Options of a TCP client: those of `DirectClientOptions`, and the bytes in one answer."""
 
-    Calls are spread over `connections`, each with any number of calls in flight. A
-    lost connection is made again after 0.1 s, then after twice as long each time, at most
-    `reconnect_max`. The first one is tried for `patience` seconds.
-    """
-
-    dialect: Literal["nest", "nestrs"] = attrs.field(
-        default="nest", validator=in_(("nest", "nestrs"))
-    )
-    connections: int = attrs.field(default=1, validator=gt(0))
-    connect_timeout: float = attrs.field(default=5.0, validator=gt(0))
-    patience: float = attrs.field(default=0.0, validator=ge(0))
-    reconnect_max: float = attrs.field(default=5.0, validator=gt(0))
     frame_limit: int = attrs.field(default=64 * 1024 * 1024, validator=gt(0))

@@ -5,35 +5,28 @@ on. A connection is not read while one of its messages finds a mailbox full: the
 peer is slowed down by TCP itself. The first byte tells the dialect.
 """
 
-import errno
 import socket
-import time
-from typing import Final, NoReturn
+from typing import Final
 
 import attrs
 import trio
 from trio.lowlevel import reschedule
 
 from ...actors.envelope import Envelope
-from ...actors.errors import PayloadError
 from ...actors.incarnation import Incarnation
 from ...supervisors.child import Wiring
-from ...supervisors.delivery.intake import Inbound
 from ..codec import nest, nestrs
-from ..codec.dialect import Dialect, Frames
-from ..codec.errors import CodecError
-from ..codec.packet import Packet
+from ..codec.dialect import Frames
 from ..complaints import Complaints
-from ..request import deliver
-from .connection import Connection, Flusher, Route, TcpRequest
+from ..direct.dispatch import Dispatcher
+from ..direct.listening import accepted, address, listen
+from .connection import Connection, Flusher, TcpRequest
 from .options import TcpOptions
 from .poller import Poller
 
 __all__ = ["TcpBridge", "TcpStatistics"]
 
 _CHUNK: Final = 64 * 1024
-_ROUTES_KEPT: Final = 1024
-_OUT_OF_FILES: Final = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 
 
 @attrs.frozen
@@ -51,16 +44,11 @@ class TcpBridge:
 
     def __init__(self, host: str, port: int, options: TcpOptions, wiring: Wiring) -> None:
         self._host, self._port, self._options = host, port, options
-        self._services = wiring.services
-        self._registry = wiring.services.registry
-        self._intake = wiring.services.intake
         self._connections: set[Connection] = set()
-        self._routes: dict[bytes, Route] = {}
-        self._version = -1
         self._accepted = 0
-        self._events = 0
         self._draining = False
         self._complaints = Complaints("understudy.transports.tcp", wiring.path)
+        self._dispatcher = Dispatcher[Connection]("tcp", wiring, self._complaints, TcpRequest)
         self._flusher: Flusher
         self._poller: Poller
         self._nursery: trio.Nursery
@@ -73,7 +61,7 @@ class TcpBridge:
 
     async def run(self, incarnation: Incarnation) -> None:
         """Listen until the stop is asked for, then answer what was read."""
-        listeners = await self._listen()
+        listeners = await listen("tcp", self._host, self._port, self._options.backlog)
         self._draining = False
         self._flusher, self._poller = Flusher(), Poller()
         try:
@@ -86,7 +74,7 @@ class TcpBridge:
                     host, port = listeners[0].socket.getsockname()[:2]
                     # With port 0 too, a restart listens where clients know it.
                     self._port = port
-                    incarnation.announce(self, _url(host, port))
+                    incarnation.announce(self, address("tcp", host, port))
                     await incarnation.stop_asked()
                     accepting.cancel_scope.cancel()
                 for listener in listeners:
@@ -100,24 +88,6 @@ class TcpBridge:
                 connection.close()
             self._poller.close()
             self._complaints.close()
-
-    async def _listen(self) -> list[trio.SocketListener]:
-        try:
-            listeners = await trio.open_tcp_listeners(
-                self._port, host=self._host, backlog=self._options.backlog
-            )
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"{_url(self._host, self._port)}: cannot listen there: {error.strerror}. "
-                "Serve another address or port, or stop what uses this one",
-            ) from error
-        if self._port == 0:
-            # A name with several addresses has a free port of its own on each: one is told.
-            for other in listeners[1:]:
-                other.socket.close()
-            listeners = listeners[:1]
-        return listeners
 
     def statistics(self) -> TcpStatistics:
         return TcpStatistics(
@@ -139,16 +109,8 @@ class TcpBridge:
 
     async def _accept(self, listener: trio.socket.SocketType) -> None:
         while True:
-            try:
-                accepted, address = await listener.accept()
-            except OSError as error:
-                if error.errno not in _OUT_OF_FILES:
-                    raise
-                text = f"cannot accept connections for now: {error.strerror}"
-                self._complaints.say("accepts that failed", text)
-                await trio.sleep(0.1)
-                continue
-            sock = socket.socket(fileno=accepted.detach())
+            taken, peer = await accepted(listener, self._complaints)
+            sock = socket.socket(fileno=taken.detach())
             sock.setblocking(False)
             if len(self._connections) >= self._options.max_connections:
                 text = f"more than {self._options.max_connections} connections; one was refused"
@@ -157,7 +119,6 @@ class TcpBridge:
                 continue
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._accepted += 1
-            peer = f"{address[0]}:{address[1]}"
             connection = Connection(
                 sock,
                 peer,
@@ -181,7 +142,7 @@ class TcpBridge:
                     with trio.move_on_at(limit) as deadline:
                         await readable.wait()
                     if deadline.cancelled_caught:
-                        self._refuse(connection, "unfinished frames", "a frame stopped half-way")
+                        connection.refuse("unfinished frames", "a frame stopped half-way")
                 else:
                     await readable.wait()
                 await self._dispatch_rest(connection)
@@ -204,7 +165,7 @@ class TcpBridge:
         while not self._draining:
             frames = connection.frames
             if frames is not None and frames.error is not None:
-                self._refuse(connection, "broken frames", frames.error)
+                connection.refuse("broken frames", frames.error)
                 return False
             try:
                 data = connection.sock.recv(_CHUNK)
@@ -241,8 +202,7 @@ class TcpBridge:
         elif data[:1] == b"{":
             connection.dialect = nestrs
         else:
-            self._refuse(
-                connection,
+            connection.refuse(
                 "strange protocols",
                 "the first byte is neither a frame length (NestJS) nor '{' (nestrs)",
             )
@@ -252,13 +212,12 @@ class TcpBridge:
 
     def _dispatch(self, connection: Connection, bodies: list[bytes]) -> bool:
         """Give packets to mailboxes up to the first that has to wait; False if one has."""
-        if self._version != self._registry.version:
-            self._version = self._registry.version
-            self._routes.clear()
+        if self._dispatcher.refresh():
             for each in self._connections:
                 each.latest = None
         frames = connection.frames
         latest = connection.latest if frames is not None and frames.ascii else None
+        take = self._dispatcher.take
         rest = iter(bodies)
         for body in rest:
             # Most requests are like the one before: guess, and read them in one pass.
@@ -285,134 +244,22 @@ class TcpBridge:
                     connection.waiting = (mailbox, envelope)
                     connection.bodies.extend(rest)
                     return False
-            if not self._dispatch_unlike(connection, body):
+            taken = take(connection, body)
+            if taken is False:
                 connection.bodies.extend(rest)
                 return False
+            if taken is not True:
+                connection.latest = taken
             if frames is not None and frames.ascii:
                 latest = connection.latest
         return True
 
-    def _dispatch_unlike(self, connection: Connection, body: bytes) -> bool:
-        """Give one packet, whatever it is, to its mailbox; False if that has to wait."""
-        dialect = connection.dialect
-        try:
-            packet = dialect.decode_packet(body)
-        except CodecError as error:
-            answer = dialect.invalid_request()
-            if answer is None:
-                self._refuse(connection, "packets that are none", str(error))
-                return False
-            connection.write(answer)
-            return True
-        if packet is None:
-            return True
-        connection.in_flight += 1
-        if not packet.id:
-            connection.event = packet  # it may have to wait for the dead-letter store
-            return False
-        pattern = bytes(packet.pattern)
-        route = self._routes.get(pattern) or self._find(dialect, pattern)
-        if route is None:
-            self._no_handler(connection, packet)
-            return True
-        request = TcpRequest(connection, bytes(packet.id), route.handler, route.name)
-        try:
-            message = route.handler.payload.decode(packet.data)
-        except PayloadError as error:
-            request.failed(error)
-            return True
-        except Exception as error:  # noqa: BLE001  # a bug in the payload's class, not in the bridge
-            request.undecodable(error)
-            return True
-        if route.beginning:
-            connection.latest = route
-        envelope = Envelope(message, route.handler, request, request)
-        if route.mailbox.put(envelope):
-            return True
-        connection.waiting = (route.mailbox, envelope)
-        return False
-
     async def _dispatch_rest(self, connection: Connection) -> None:
         """Wait for what `_dispatch` may not wait for, until the chunk is done with."""
         while True:
-            if connection.waiting is not None:
-                (mailbox, envelope), connection.waiting = connection.waiting, None
-                await deliver(mailbox, envelope)
-            elif connection.event is not None:
-                packet, connection.event = connection.event, None
-                await self._event(connection, packet)
+            await self._dispatcher.wait(connection)
             bodies = list(connection.bodies)
             connection.bodies.clear()
             if connection.over or self._dispatch(connection, bodies):
                 break
         await connection.fewer_than(self._options.in_flight)
-
-    def _find(self, dialect: Dialect, pattern: bytes) -> Route | None:
-        name = dialect.route(pattern)
-        if name is None:
-            return None
-        target = self._registry.request(name)
-        if target is None:
-            # As in NestJS, a request to an event's pattern runs its (first) handler.
-            targets = self._registry.event(name)
-            if not targets:
-                return None
-            target = targets[0]
-        handler = target.handler
-        beginning = dialect.beginning(pattern) if handler.payload.fast else None
-        decode = dialect.typed_decoder(handler.payload.annotation) if beginning else None
-        mailbox = target.cell.mailbox
-        route = Route(handler, mailbox, name, beginning or b"", decode or _refuse)
-        if len(self._routes) < _ROUTES_KEPT:
-            self._routes[pattern] = route
-        return route
-
-    async def _event(self, connection: Connection, packet: Packet) -> None:
-        pattern = bytes(packet.pattern)
-        route = connection.dialect.route(pattern)
-        self._events += 1
-        inbound = Inbound(
-            transport="tcp",
-            source=connection.peer,
-            pattern=route if route is not None else pattern[:256].decode(errors="replace"),
-            data=bytes(packet.data),
-            message_id=f"{connection.name}:event-{self._events}",
-            first_at=time.time(),
-        )
-        await self._intake.event(inbound, _EventSettlement(connection))
-
-    def _no_handler(self, connection: Connection, packet: Packet) -> None:
-        pattern = bytes(packet.pattern)
-        shown = pattern[:100].decode(errors="replace")
-        text = f"{connection.peer} asked for {shown}, which nobody handles"
-        self._complaints.say("requests without a handler", text)
-        connection.answer(connection.dialect.no_handler(bytes(packet.id), pattern))
-
-    def _refuse(self, connection: Connection, kind: str, why: str) -> None:
-        self._complaints.say(kind, f"{connection.peer}: {why}; the connection is closed")
-        connection.bodies.clear()
-        connection.over = True
-
-
-def _url(host: str, port: int) -> str:
-    return f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
-def _refuse(_: bytes) -> NoReturn:
-    """Stands where a route has no typed decoder; never called, for it has no beginning."""
-    raise ValueError
-
-
-class _EventSettlement:
-    """TCP has no acknowledgement; a settled event is one less in flight."""
-
-    __slots__ = ("_connection",)
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-
-    def acknowledge(self) -> None:
-        self._connection.finished()
-
-    def give_back(self) -> bool:
-        return False
