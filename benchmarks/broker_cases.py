@@ -10,7 +10,10 @@ from typing import Final
 
 import attrs
 
+from benchmarks.broker_meter import IN_HAND
 from tests.brokers.broker import Broker
+from tests.brokers.kafka import KafkaBroker
+from tests.brokers.mosquitto import MosquittoBroker
 from tests.brokers.nats import NatsBroker
 from tests.brokers.rabbitmq import RabbitmqBroker
 from tests.brokers.redis import RedisBroker
@@ -24,6 +27,15 @@ SETTINGS: Final[dict[type[Broker], tuple[str, ...]]] = {
     # The log on disk as Redis has it by default, and no limit for who reads slowly.
     RedisBroker: ("appendfsync everysec", "client-output-buffer-limit pubsub 0 0 0"),
     RabbitmqBroker: (),
+    KafkaBroker: (),
+    # No limit to what waits for a session, as many messages in flight as ours takes, and in
+    # memory only: it would write all of them to its file after every change otherwise.
+    MosquittoBroker: (
+        "max_queued_messages 0",
+        f"max_inflight_messages {IN_HAND}",
+        "autosave_on_changes false",
+        "autosave_interval 0",
+    ),
 }
 
 
@@ -91,6 +103,30 @@ CASES: Final = (
         bar=0.7,
     ),
     Case(
+        "events on Kafka, committed",
+        "kafka",
+        KafkaBroker,
+        {"understudy": 60_000, "raw": 200_000, "faststream": 10_000, "nest": 30_000},
+        raw="aiokafka",
+        bar=0.6,
+    ),
+    Case(
+        "events on MQTT",
+        "mqtt",
+        MosquittoBroker,
+        {"understudy": 60_000, "raw": 40_000, "aiomqtt": 10_000, "nest": 40_000},
+        raw="paho",
+        bar=0.7,
+    ),
+    Case(
+        "events on MQTT at QoS 1, acknowledged",
+        "mqtt-session",
+        MosquittoBroker,
+        {"understudy": 40_000, "raw": 20_000, "aiomqtt": 6_000, "nest": 30_000},
+        raw="paho",
+        bar=0.7,
+    ),
+    Case(
         "requests on NATS, 64 in flight",
         "nats",
         NatsBroker,
@@ -107,5 +143,11 @@ CASES: Final = (
         "rabbitmq",
         RabbitmqBroker,
         {"understudy": 10_000, "faststream": 3_000, "nest": 10_000},
+    ),
+    Case(
+        "requests on MQTT, 64 in flight",
+        "mqtt",
+        MosquittoBroker,
+        {"understudy": 20_000, "nest": 20_000},
     ),
 )

@@ -1,13 +1,15 @@
 """The consumers that benchmarks/brokers.py measures: ours, and the way to the others.
 
-broker_raw.py has those of the brokers' own clients, broker_faststream.py FastStream's.
+broker_raw.py has those of the brokers' own clients, broker_faststream.py FastStream's and
+broker_aiomqtt.py aiomqtt's.
 
     python -m benchmarks.broker_consumers WHO WIRE URL NAME [MESSAGES WARMUP]
 
-WHO is `understudy`, `raw` or `faststream`, WIRE one of brokers.py's, NAME the queue or
+WHO is `understudy`, `raw`, `faststream` or `aiomqtt`, WIRE one of brokers.py's, NAME the queue or
 stream where there is one. With MESSAGES it counts that many events after WARMUP and ends;
 without, it answers orders until its standard input closes. Ours runs as users run it:
-the options are the defaults, and everything that keeps messages safe is on.
+the options are the defaults, but for the names and what the comments say, and everything
+that keeps messages safe is on.
 """
 
 import logging
@@ -26,11 +28,16 @@ __all__ = ["consume", "options", "service"]
 
 def options(wire: str, name: str) -> dict[str, Any]:
     """What `serve` is told, beside the URL."""
-    return {
+    found: dict[str, dict[str, Any]] = {
         "jetstream": {"stream": name, "durable": GROUP},
         "streams": {"stream": name, "group": GROUP},
         "rabbitmq": {"queue": name},
-    }.get(wire, {})
+        "kafka": {"group": name, "start": "earliest"},
+        # What is dropped when it comes too fast would be missing in the end.
+        "mqtt": {"qos": 0, "backlog": 65536},
+        "mqtt-session": {"client_id": name},
+    }
+    return found.get(wire, {})
 
 
 def consume(wire: str, url: str, name: str, messages: int, warmup: int) -> None:

@@ -2,14 +2,16 @@
 
 It gets the order alone, in the form in which its own publisher sends one: the packet of
 NestJS around it would only cost it more. Acknowledgements follow the handler, which is
-its default, the log is off, and as many messages are asked for at once as ours has in hand.
+its default but on Kafka, where it commits what it has received now and then and is left to;
+the log is off, and as many messages are asked for at once as ours has in hand.
 """
 
 import asyncio
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import urlsplit
 
-from faststream import nats, rabbit, redis
+from faststream import kafka, nats, rabbit, redis
 from pydantic import BaseModel
 
 from benchmarks.broker_meter import EVENT, GROUP, IN_HAND, REQUEST, Meter, ready
@@ -78,6 +80,9 @@ def _broker(wire: str, url: str, name: str, pattern: str) -> tuple[Any, Callable
         channel = rabbit.Channel(prefetch_count=IN_HAND)
         rabbits = rabbit.RabbitBroker(url, logger=None, default_channel=channel)
         return rabbits, rabbits.subscriber(rabbit.RabbitQueue(name, durable=True))
+    if wire == "kafka":
+        logs = kafka.KafkaBroker(urlsplit(url).netloc, logger=None)
+        return logs, logs.subscriber(pattern, group_id=name, auto_offset_reset="earliest")
     if wire in ("redis", "streams"):
         redises = redis.RedisBroker(url)
         if wire == "redis":

@@ -1,4 +1,4 @@
-"""Brokers spoken to on bare sockets: enough of NATS, Redis and AMQP for the broker benchmarks.
+"""Brokers spoken to on bare sockets: enough of NATS, Redis, AMQP and MQTT for the benchmarks.
 
 What drives the measured processes must be faster than they are, so no client library
 stands between: requests and events are written as bytes that are made once.
@@ -9,6 +9,7 @@ a connection that ends, is `Failed`; a silence is the socket's `TimeoutError`.
 
 import json
 import socket
+import struct
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -17,7 +18,7 @@ from pamqp.body import ContentBody
 from pamqp.exceptions import UnmarshalingException
 from pamqp.header import ContentHeader
 
-__all__ = ["PATIENCE", "AmqpLine", "Failed", "NatsLine", "dial", "redis_command"]
+__all__ = ["PATIENCE", "AmqpLine", "Failed", "MqttLine", "NatsLine", "dial", "redis_command"]
 
 PATIENCE: Final = 20.0
 """Seconds without a word from a broker."""
@@ -129,3 +130,61 @@ class AmqpLine:
         )
         parts = (commands.Basic.Publish(routing_key=queue), head, ContentBody(body))
         return b"".join(frame.marshal(part, 1) for part in parts)
+
+
+class MqttLine:
+    """MQTT 3.1.1 on a bare socket; with a name, in the session of that client."""
+
+    def __init__(self, url: str, client: str = "", *, forget: bool = True) -> None:
+        self.socket = dial(url)
+        self._read = self.socket.makefile("rb")
+        head = _text(b"MQTT") + bytes((4, 2 if forget else 0)) + b"\0\0"
+        self.ask(0x10, head + _text(client.encode()))
+
+    @staticmethod
+    def packet(kind: int, body: bytes) -> bytes:
+        """A packet: its kind with its flags, and its length in groups of seven bits."""
+        size, length = len(body), b""
+        while size > 127:
+            length, size = length + bytes((size & 127 | 128,)), size >> 7
+        return bytes((kind,)) + length + bytes((size,)) + body
+
+    @classmethod
+    def publish(cls, topic: str, body: bytes, number: int = 0) -> bytes:
+        """The bytes that bring one message: at QoS 1 with a number, at 0 without."""
+        head = _text(topic.encode()) + (struct.pack(">H", number) if number else b"")
+        return cls.packet(0x32 if number else 0x30, head + body)
+
+    def ask(self, kind: int, body: bytes = b"") -> bytes:
+        """Send a packet and return the body of what comes next."""
+        self.socket.sendall(self.packet(kind, body))
+        return self.answer()
+
+    def answer(self) -> bytes:
+        """The body of what comes next."""
+        head = self._read.read(2)
+        if len(head) < 2:
+            raise Failed("MQTT: the connection ended")
+        size, shift = head[1] & 127, 7
+        more = head[1] & 128
+        while more:
+            (byte,) = self._read.read(1)
+            size, shift, more = size | (byte & 127) << shift, shift + 7, byte & 128
+        return self._read.read(size)
+
+    def subscribe(self, topic: str) -> None:
+        """Ask for a topic's messages, at QoS 1 at most."""
+        self.ask(0x82, b"\0\1" + _text(topic.encode()) + b"\1")
+
+    def flush(self) -> None:
+        """Wait until the broker has taken everything."""
+        self.ask(0xC0)
+
+    def close(self) -> None:
+        self.socket.sendall(self.packet(0xE0, b""))
+        self._read.close()
+        self.socket.close()
+
+
+def _text(words: bytes) -> bytes:
+    return struct.pack(">H", len(words)) + words

@@ -18,7 +18,7 @@ import attrs
 import msgspec
 from pamqp import commands
 
-from benchmarks.broker_lines import AmqpLine, Failed, NatsLine, dial, redis_command
+from benchmarks.broker_lines import AmqpLine, Failed, MqttLine, NatsLine, dial, redis_command
 from benchmarks.broker_meter import REQUEST
 from benchmarks.broker_wires import ORDER
 
@@ -111,7 +111,8 @@ def rate(line: Line, requests: int) -> float:
 
 def connect(wire: str, url: str, name: str, *, bare: bool) -> Line:
     """A line to a service at a broker; FastStream wants the order `bare`."""
-    line = {"nats": _nats, "redis": _redis, "rabbitmq": _rabbitmq}[wire](url, name, bare)
+    lines = {"nats": _nats, "redis": _redis, "rabbitmq": _rabbitmq, "mqtt": _mqtt}
+    line = lines[wire](url, name, bare)
     line.socket.settimeout(10)
     return line
 
@@ -178,3 +179,11 @@ def _rabbitmq(url: str, name: str, bare: bool) -> Line:
     ]
     # A frame of the first channel whose length has two zero bytes, with basic.deliver in it.
     return Line(line.socket, ring, b"\x00\x3c\x00\x3c")
+
+
+def _mqtt(url: str, _: str, bare: bool) -> Line:
+    line = MqttLine(url)
+    topic = f"{REQUEST}/reply"
+    line.subscribe(topic)
+    ring = [line.publish(REQUEST, _body(number, bare)) for number in range(_RING)]
+    return Line(line.socket, ring, topic.encode())

@@ -9,11 +9,17 @@ one handler.
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aio_pika
 import msgspec
 import nats
 import redis.asyncio
+from aiokafka import AIOKafkaConsumer
+from paho.mqtt.client import Client, MQTTMessage
+from paho.mqtt.enums import CallbackAPIVersion, MQTTProtocolVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from benchmarks.broker_meter import EVENT, GROUP, IN_HAND, Meter, ready
 from benchmarks.tcp_server import Order
@@ -29,11 +35,15 @@ class Packet(msgspec.Struct):
 
 
 decode: Final = msgspec.json.Decoder(Packet).decode
+decode_order: Final = msgspec.json.Decoder(Order).decode
 Consumer = Callable[[str, str, Meter, asyncio.Event], Awaitable[None]]
 
 
 def consume(wire: str, url: str, name: str, messages: int, warmup: int) -> None:
     """Count events until all have come."""
+    if wire.startswith("mqtt"):
+        _mqtt(wire, url, name, messages, warmup)
+        return
     asyncio.run(_consume(CONSUMERS[wire], url, name, messages, warmup))
 
 
@@ -113,10 +123,69 @@ async def _rabbitmq(url: str, name: str, meter: Meter, done: asyncio.Event) -> N
         await done.wait()
 
 
+async def _kafka(url: str, name: str, meter: Meter, done: asyncio.Event) -> None:
+    consumer = AIOKafkaConsumer(
+        EVENT,
+        bootstrap_servers=urlsplit(url).netloc,
+        group_id=name,
+        auto_offset_reset="earliest",
+        enable_auto_commit=False,
+    )
+    async with consumer:
+        ready()
+        while not done.is_set():
+            found: Any = await consumer.getmany(timeout_ms=1000)
+            for records in found.values():
+                for record in records:
+                    decode_order(record.value)
+                    meter.count()
+            await consumer.commit()
+
+
+def _mqtt(wire: str, url: str, name: str, messages: int, warmup: int) -> None:
+    parts = urlsplit(url)
+    acknowledges = wire == "mqtt-session"
+    client = Client(
+        CallbackAPIVersion.VERSION2,
+        name,
+        protocol=MQTTProtocolVersion.MQTTv5,
+        manual_ack=acknowledges,
+    )
+
+    # What it has acknowledged is sent before that.
+    meter = Meter(warmup, messages, client.disconnect)
+
+    def handle(_: Client, __: Any, message: MQTTMessage) -> None:
+        decode(message.payload)
+        if acknowledges:
+            client.ack(message.mid, message.qos)
+        meter.count()
+
+    def subscribe(*_: Any) -> None:
+        client.subscribe(EVENT, int(acknowledges))
+
+    client.on_message = handle
+    client.on_connect = subscribe
+    client.on_subscribe = lambda *_: ready()
+    properties = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    properties.ReceiveMaximum = IN_HAND
+    if acknowledges:
+        properties.SessionExpiryInterval = 600
+    client.connect(
+        str(parts.hostname),
+        parts.port or 1883,
+        clean_start=not acknowledges,
+        properties=properties,
+    )
+    client.loop_forever()
+    meter.tell()
+
+
 CONSUMERS: Final[dict[str, Consumer]] = {
     "nats": _nats,
     "jetstream": _jetstream,
     "redis": _redis,
     "streams": _streams,
     "rabbitmq": _rabbitmq,
+    "kafka": _kafka,
 }

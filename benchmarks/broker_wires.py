@@ -1,26 +1,33 @@
 """How the broker benchmarks fill each broker: straight on its protocol, faster than any consumer.
 
 A `Wire` is one way of one broker to carry events. It makes what events wait in where they
-do (a stream, a queue), puts equal events on it, and says how many of them nobody has
-acknowledged. Events go out on bare sockets (broker_lines.py).
+do (a stream, a queue, a session), puts equal events on it, and says how many of them nobody has
+acknowledged. Events go out on bare sockets (broker_lines.py); Kafka's, which wait in its
+log, by its client.
 
 Invariant: `fill` returns when the broker has everything it keeps.
 """
 
+import asyncio
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any, ClassVar, Final
+from urllib.parse import urlsplit
 
 import msgspec
 import redis
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
+from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 from pamqp import commands
 
 from benchmarks.broker_lines import (
     PATIENCE,
     AmqpLine,
     Failed,
+    MqttLine,
     NatsLine,
     dial,
     redis_command,
@@ -41,6 +48,8 @@ ORDER: Final = {
 }
 _CHUNK: Final = 500
 """Messages in one write."""
+_SILENCE: Final = 0.5
+"""Seconds without a message, after which none is taken to be there."""
 
 
 def message(*, bare: bool, **more: str) -> bytes:
@@ -193,6 +202,117 @@ class RabbitMq(Wire):
         line.close()
 
 
+class Kafka(Wire):
+    """A topic of Kafka, in one partition. NestJS's packet there is the data alone."""
+
+    def make(self, name: str) -> None:
+        asyncio.run(self._make())
+        # The broker itself may yet have to hear of it.
+        until(lambda: EVENT in asyncio.run(self._topics()), "making a topic")
+
+    async def _make(self) -> None:
+        async with self._admin() as admin:
+            await admin.create_topics([NewTopic(EVENT, 1, 1)])
+
+    async def _topics(self) -> list[str]:
+        async with self._admin() as admin:
+            found: list[str] = await admin.list_topics()
+            return found
+
+    def fill(self, name: str, count: int, *, bare: bool) -> None:
+        asyncio.run(self._fill(count))
+
+    async def _fill(self, count: int) -> None:
+        body, rest = message(bare=True), count
+        async with AIOKafkaProducer(bootstrap_servers=self._server) as producer:
+            while rest:
+                batch = producer.create_batch()
+                while rest and batch.append(key=None, value=body, timestamp=None):
+                    rest -= 1
+                await (await producer.send_batch(batch, EVENT, partition=0))
+
+    def left(self, name: str) -> int:
+        return asyncio.run(self._left(name))
+
+    async def _left(self, name: str) -> int:
+        """By what the group has committed, whose name NestJS makes longer, and ours as well."""
+        place = TopicPartition(EVENT, 0)
+        async with AIOKafkaConsumer(bootstrap_servers=self._server) as consumer:
+            end: int = (await consumer.end_offsets([place]))[place]
+        async with self._admin() as admin:
+            names = (name, f"{name}-server")
+            found = [await admin.list_consumer_group_offsets(group) for group in names]
+        return end - max((each[place].offset for each in found if place in each), default=0)
+
+    def drop(self, name: str) -> None:
+        asyncio.run(self._drop())
+
+    async def _drop(self) -> None:
+        async with self._admin() as admin:
+            await admin.delete_topics([EVENT])
+
+    @asynccontextmanager
+    async def _admin(self) -> AsyncIterator[AIOKafkaAdminClient]:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self._server)
+        await admin.start()
+        try:
+            yield admin
+        finally:
+            await admin.close()
+
+    @property
+    def _server(self) -> str:
+        return urlsplit(self.url).netloc
+
+
+class Mqtt(Wire):
+    """MQTT at QoS 0: who does not listen misses it."""
+
+    keeps = False
+
+    def fill(self, name: str, count: int, *, bare: bool) -> None:
+        line = MqttLine(self.url)
+        _blast(line.socket, line.publish(EVENT, message(bare=bare)), count)
+        line.flush()
+        line.close()
+
+
+class MqttSession(Wire):
+    """MQTT at QoS 1, where the broker keeps events for a client that has a session."""
+
+    def make(self, name: str) -> None:
+        line = MqttLine(self.url, name, forget=False)
+        line.subscribe(EVENT)
+        line.close()
+
+    def fill(self, name: str, count: int, *, bare: bool) -> None:
+        line = MqttLine(self.url)
+        one = [line.publish(EVENT, message(bare=bare), number + 1) for number in range(_CHUNK)]
+        for begin in range(0, count, _CHUNK):
+            some = one[: count - begin]
+            line.socket.sendall(b"".join(some))
+            for _ in some:
+                line.answer()
+        line.close()
+
+    def left(self, name: str) -> int:
+        """What comes to the client's session now; more than nothing is told as one."""
+        # A new connection would end the one of before, with what the broker has not yet read.
+        time.sleep(_SILENCE)
+        line = MqttLine(self.url, name, forget=False)
+        line.socket.settimeout(_SILENCE)
+        try:
+            line.answer()
+        except TimeoutError:
+            return 0
+        finally:
+            line.close()
+        return 1
+
+    def drop(self, name: str) -> None:
+        MqttLine(self.url, name).close()
+
+
 def _blast(line: socket.socket, one: bytes, count: int) -> None:
     chunk = one * _CHUNK
     for _ in range(count // _CHUNK):
@@ -206,4 +326,7 @@ WIRES: Final[dict[str, type[Wire]]] = {
     "redis": Redis,
     "streams": Streams,
     "rabbitmq": RabbitMq,
+    "kafka": Kafka,
+    "mqtt": Mqtt,
+    "mqtt-session": MqttSession,
 }

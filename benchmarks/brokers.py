@@ -1,4 +1,4 @@
-"""The bridges to brokers beside the brokers' own clients, FastStream and NestJS.
+"""The bridges to brokers beside the brokers' own clients, FastStream, aiomqtt and NestJS.
 
 Consumers are processes pinned to one core, the broker and whoever sends to the other. Each
 reading of events has a fresh consumer: where the broker keeps events, they wait for it
@@ -118,9 +118,9 @@ def _command(who: str, wire: str, url: str, name: str, numbers: Sequence[int]) -
     if who != "nest":
         module = [sys.executable, "-m", "benchmarks.broker_consumers"]
         return [*module, who, wire, url, name, *map(str, numbers)]
-    transport = "rmq" if wire == "rabbitmq" else wire
+    transport = {"rabbitmq": "rmq", "mqtt-session": "mqtt"}.get(wire, wire)
     command = ["node", str(PEERS / "bench" / "broker.mjs"), transport, url]
-    command += [name] if transport == "rmq" else []
+    command += [name] if wire in ("rabbitmq", "kafka", "mqtt-session") else []
     return command + [
         f"--{option}={number}"
         for option, number in zip(("messages", "warmup"), numbers, strict=False)
@@ -226,6 +226,8 @@ def lacking_here() -> dict[str, str]:
     lacking = {}
     if find_spec("faststream") is None:
         lacking["faststream"] = "FastStream is not installed: pip install -e '.[bench]'"
+    if find_spec("aiomqtt") is None:
+        lacking["aiomqtt"] = "aiomqtt is not installed: pip install -e '.[bench]'"
     if shutil.which("npm") is None:
         lacking["nest"] = "Node and npm are not installed: apt-get install nodejs npm"
     return lacking
@@ -233,7 +235,7 @@ def lacking_here() -> dict[str, str]:
 
 def main(rounds: int, wires: Sequence[str]) -> bool:
     lacking = lacking_here()
-    peers = {"understudy", "raw", "faststream", "nest"} - set(lacking)
+    peers = {"understudy", "raw", "faststream", "aiomqtt", "nest"} - set(lacking)
     if "nest" in peers and not (PEERS / "node_modules").exists():
         subprocess.run(["npm", "ci", "--silent"], cwd=PEERS, check=True)
     for why in lacking.values():

@@ -1,11 +1,12 @@
 """The interoperability program: one service and one client for every transport.
 
-    python examples/interop.py serve TRANSPORT URL [--queue NAME]
+    python examples/interop.py serve TRANSPORT URL [--queue NAME] [--prefix NAME]
     python examples/interop.py call TRANSPORT URL [--queue NAME] [--dialect nestrs]
 
 `serve` prints `ready` once it accepts messages and runs until SIGTERM. `call` runs
 every case against whatever listens there, this program or a NestJS service with the
-same handlers, prints one JSON line per case and exits with 1 if any failed.
+same handlers, prints one JSON line per case and exits with 1 if any failed. On gRPC
+both speak of the service in interop.proto, elsewhere of the handlers below.
 """
 
 import argparse
@@ -14,16 +15,17 @@ import sys
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import trio
+from attrs import frozen
 
 from understudy import (
     UNSET,
     Actor,
     Client,
     NoResponders,
-    Ref,
     RpcError,
     Supervisor,
     UnderstudyError,
@@ -31,7 +33,6 @@ from understudy import (
     connect,
     event_pattern,
     message_pattern,
-    needs,
     run,
     serve,
 )
@@ -55,11 +56,7 @@ class Kept(Actor[Any]):
 class Interop(Actor):
     """The handlers every peer has. Payloads are untyped where peers send anything."""
 
-    def __init__(self, kept: Ref[Kept]) -> None:
-        self.kept = kept
-
     @message_pattern("math.sum")
-    @message_pattern({"cmd": "sum"})
     async def sum(self, numbers: Any) -> Any:
         return sum(numbers)
 
@@ -107,14 +104,49 @@ class Interop(Actor):
     async def give_null(self, _: Any = None) -> Any:
         return None
 
+    @message_pattern("wait")
+    async def wait(self, milliseconds: Any) -> Any:
+        await trio.sleep(float(milliseconds) / 1000)  # Kafka brings a number as its text
+        return milliseconds
+
+
+class ObjectPatterns(Actor):
+    """The handlers whose patterns are objects, which Kafka has no names for."""
+
+    @message_pattern({"cmd": "sum"})
+    async def sum(self, numbers: Any) -> Any:
+        return sum(numbers)
+
     @message_pattern({"a": {"b": 2, "y": "s"}, "z": 1})
     async def nested_pattern(self, data: Any) -> dict[str, Any]:
         return {"got": data}
 
-    @message_pattern("wait")
-    async def wait(self, milliseconds: float) -> float:
-        await trio.sleep(milliseconds / 1000)
-        return milliseconds
+
+@frozen
+class Numbers:
+    values: list[int]
+
+
+@frozen
+class Total:
+    value: int
+
+
+class Math(Actor):
+    """The service of interop.proto, which is all that gRPC serves."""
+
+    @message_pattern("Math.Sum")
+    async def sum(self, numbers: Numbers) -> Total:
+        return Total(sum(numbers.values))
+
+    @message_pattern("Math.Count")
+    async def count(self, last: Total) -> AsyncIterator[Total]:
+        for number in range(1, last.value + 1):
+            yield Total(number)
+
+    @message_pattern("Math.Fail")
+    async def fail(self, _: Total) -> Total:
+        raise RpcError({"code": 5, "message": "nope"})
 
 
 NOBODY_LISTENS = {"nobody": "listens"}
@@ -149,8 +181,11 @@ def send(pattern: Any, data: Any = UNSET) -> Callable[[Client], Awaitable[Any]]:
     return lambda client: client.send(pattern, data)
 
 
-async def items(client: Client) -> list[Any]:
-    return [item async for item in client.stream("stream.count", {"n": 3})]
+def items(pattern: Any, data: Any) -> Callable[[Client], Awaitable[list[Any]]]:
+    async def act(client: Client) -> list[Any]:
+        return [item async for item in client.stream(pattern, data)]
+
+    return act
 
 
 def seen_after(crash: bool, user: dict[str, str]) -> Callable[[Client], Awaitable[bool]]:
@@ -171,18 +206,24 @@ def seen_after(crash: bool, user: dict[str, str]) -> Callable[[Client], Awaitabl
     return act
 
 
-async def many(client: Client) -> list[int]:
-    """64 calls at once; returns the numbers whose answers were not theirs."""
-    answers: dict[int, Any] = {}
+def many(
+    pattern: str, data: Callable[[int], Any], expected: Callable[[int], Any]
+) -> Callable[[Client], Awaitable[list[int]]]:
+    """64 calls at once; what comes are the numbers whose answers were not theirs."""
 
-    async def one(number: int) -> None:
-        with suppress(UnderstudyError):  # a missing answer is a wrong one
-            answers[number] = await client.send("echo", {"number": number})
+    async def act(client: Client) -> list[int]:
+        answers: dict[int, Any] = {}
 
-    async with trio.open_nursery() as nursery:
-        for number in range(64):
-            nursery.start_soon(one, number)
-    return [number for number in range(64) if answers.get(number) != {"number": number}]
+        async def one(number: int) -> None:
+            with suppress(UnderstudyError):  # a missing answer is a wrong one
+                answers[number] = await client.send(pattern, data(number))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(64):
+                nursery.start_soon(one, number)
+        return [number for number in range(64) if answers.get(number) != expected(number)]
+
+    return act
 
 
 def failing(pattern: str, error: Any) -> Case:
@@ -204,69 +245,130 @@ FAILURES = {
 }
 
 
-def nobody_home(dialect: str, transport: str) -> dict[str, Any]:
+def nobody_home(dialect: str, transport: str) -> list[Case]:
     """What a request without a handler comes to: a service says so, or its broker does."""
     if dialect == "nestrs":  # its services hear every pattern there is
-        return {"error": {"message": "no microservice handler for pattern `nobody.home`"}}
-    if transport in ("nats", "redis"):  # a subscription for each pattern
-        return NOBODY_LISTENS
-    return {"error": "There is no matching message handler defined in the remote service."}
+        expected: Any = {"message": "no microservice handler for pattern `nobody.home`"}
+    elif transport == "kafka":  # a topic that nobody reads keeps what it is given
+        return []
+    elif transport in ("nats", "redis", "mqtt"):  # a subscription for each pattern
+        return [Case("nobody.home", send("nobody.home", {}), NOBODY_LISTENS)]
+    else:
+        expected = "There is no matching message handler defined in the remote service."
+    return [Case("nobody.home", send("nobody.home", {}), {"error": expected})]
 
 
 def cases(dialect: str, transport: str) -> list[Case]:
+    """What to ask, and what must come of it, as far as a transport can carry it."""
+    on_kafka = (dialect, transport) == ("nest", "kafka")
+
+    def comes(value: Any) -> Any:
+        """On Kafka, without a packet around it, a value that is no object is its text."""
+        return json.dumps(value) if on_kafka and isinstance(value, (int, float)) else value
+
     tricky = {"s": 'héllo ✓ 😀 #12#{"', "n": 1.5, "b": True, "z": None, "l": [1, [2, {"k": "v"}]]}
     user = {"id": str(uuid.uuid4()), "name": "Ada"}
     found = [
-        Case("math.sum", send("math.sum", [1, 2, 3]), 6),
-        Case('{"cmd":"sum"}', send({"cmd": "sum"}, [4, 5, 6]), 15),
+        Case("math.sum", send("math.sum", [1, 2, 3]), comes(6)),
         Case("echo", send("echo", tricky), tricky),
-        Case("echo zero", send("echo", 0), 0),
-        Case("echo false", send("echo", False), False),
+        Case("echo zero", send("echo", 0), comes(0)),
+        Case("echo false", send("echo", False), comes(False)),
         Case("echo empty text", send("echo", ""), ""),
-        Case("echo 100 kB", send("echo", "é" * 50_000), "é" * 50_000),
         *FAILURES[dialect],
-        Case("nobody.home", send("nobody.home", {}), nobody_home(dialect, transport)),
+        *nobody_home(dialect, transport),
         Case("user.created", seen_after(False, user), True),
         Case("seen after a crash", seen_after(True, user), True),
-        Case("64 at once", many, []),
+        Case("64 at once", many("echo", numbered, numbered), []),
     ]
+    if not on_kafka:  # no topic has such a name
+        found.append(Case('{"cmd":"sum"}', send({"cmd": "sum"}, [4, 5, 6]), 15))
+    if (dialect, transport) != ("nestrs", "mqtt"):  # nestrs ends with a packet over 10 KiB there
+        found.append(Case("echo 100 kB", send("echo", "é" * 50_000), "é" * 50_000))
     if dialect == "nest":  # nestrs has no streams
-        found.append(Case("stream.count", items, [1, 2, 3]))
+        found.append(
+            Case("stream.count", items("stream.count", {"n": 3}), [comes(1), comes(2), comes(3)])
+        )
     return found
+
+
+def numbered(number: int) -> Any:
+    return {"number": number}
+
+
+def status_of(pattern: str, data: Any) -> Callable[[Client], Awaitable[Any]]:
+    """What gRPC knows of a failed call, without the metadata that a service may add."""
+
+    async def act(client: Client) -> Any:
+        try:
+            return await client.send(pattern, data)
+        except RpcError as failed:
+            return failed.error["code"], failed.error["message"]
+
+    return act
+
+
+# What can be asked of interop.proto's service.
+MATH = [
+    Case("Math.Sum", send("Math.Sum", {"values": [1, 2, 3]}), {"value": 6}),
+    Case("Math.Sum of nothing", send("Math.Sum", {}), {"value": 0}),
+    Case("Math.Count", items("Math.Count", {"value": 3}), [{"value": n} for n in (1, 2, 3)]),
+    Case("Math.Count to nothing", items("Math.Count", {}), []),
+    Case("Math.Fail", status_of("Math.Fail", {"value": 1}), (5, "nope")),
+    Case(
+        "64 at once",
+        many("Math.Sum", lambda n: {"values": [n, 1]}, lambda n: {"value": n + 1}),
+        [],
+    ),
+]
+PROTO: dict[str, Any] = {
+    "proto": str(Path(__file__).with_name("interop.proto")),
+    "package": "interop",
+}
+
+
+def by_proto(url: str, options: dict[str, Any]) -> bool:
+    """Whether messages and methods are those of interop.proto."""
+    return url.startswith("grpc") and options.get("dialect") != "nestrs"
 
 
 async def call(transport: str, url: str, options: dict[str, Any]) -> int:
     found = cases(options.get("dialect", "nest"), transport)
+    if by_proto(url, options):
+        found, options = MATH, PROTO | options
     async with connect(url, patience=10, **options) as client:
         results = [await case.run(client) for case in found]
     return 0 if all(results) else 1
 
 
 def tree(url: str, options: dict[str, Any]) -> Supervisor:
-    return Supervisor(
-        "interop",
-        [
-            child(Kept),
-            child(Interop, needs("kept"), concurrency=16),
-            serve(url, **options),
-        ],
-    )
+    """The service, with the actors whose patterns the transport can name."""
+    if by_proto(url, options):
+        return Supervisor("interop", [child(Math), serve(url, **PROTO | options)])
+    actors = [child(Kept), child(Interop, concurrency=16)]
+    if not url.startswith("kafka") or options.get("dialect") == "nestrs":
+        actors.append(child(ObjectPatterns))
+    return Supervisor("interop", [*actors, serve(url, **options)])
+
+
+GROUPS = {"kafka": "group", "mqtt": "share", "nats": "queue", "rmq": "queue"}
+"""The option that tells services apart, or has them share their work."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("mode", choices=["serve", "call"])
-    parser.add_argument("transport", choices=["tcp", "nats", "redis", "rmq"])
+    parser.add_argument("transport", choices=[*GROUPS, "tcp", "redis", "grpc", "ws"])
     parser.add_argument("url")
     parser.add_argument("--queue", help="queue or group name, on transports that have one")
-    parser.add_argument("--prefix", help="what stands before every subject or channel")
+    parser.add_argument("--prefix", help="what stands before every subject, channel or topic")
     parser.add_argument("--dialect", choices=sorted(FAILURES), help="nest if not given")
     given = parser.parse_args()
-    asked = ((name, getattr(given, name)) for name in ("queue", "prefix", "dialect"))
+    asked = ((name, getattr(given, name)) for name in ("prefix", "dialect"))
     options = {name: value for name, value in asked if value}
+    if given.queue and (given.mode == "serve" or given.transport == "rmq"):
+        # Elsewhere only services have one.
+        options[GROUPS.get(given.transport, "queue")] = given.queue
     if given.mode == "call":
-        if given.transport != "rmq":
-            options.pop("queue", None)  # elsewhere only services have one
         sys.exit(trio.run(call, given.transport, given.url, options))
     if given.transport == "tcp":
         options.pop("dialect", None)  # a service is told by the first byte of a connection

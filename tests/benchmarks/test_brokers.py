@@ -11,8 +11,8 @@ import pytest
 from pamqp import frame
 
 from benchmarks import brokers
-from benchmarks.broker_cases import CASES, Case
-from benchmarks.broker_lines import AmqpLine, Failed, redis_command
+from benchmarks.broker_cases import CASES, SETTINGS, Case
+from benchmarks.broker_lines import AmqpLine, Failed, MqttLine, redis_command
 from benchmarks.broker_load import Line, drive
 from benchmarks.broker_meter import Meter
 from benchmarks.broker_wires import message
@@ -20,18 +20,25 @@ from benchmarks.brokers import Reading, measured
 from benchmarks.results import Bar
 from benchmarks.tcp_server import Order
 from tests.brokers.broker import Address
+from tests.brokers.mosquitto import MosquittoBroker
 from tests.brokers.nats import NatsBroker
 
 EVENTS = Case(
     "events on NATS", "nats", NatsBroker, {"understudy": 200, "raw": 200}, raw="nats-py", bar=0.6
 )
+CONSUMERS = {
+    (case.wire, who) for case in CASES if case.is_events for who in case.counts if who != "nest"
+}
 
 
-def test_every_case_holds_ours_against_faststream_and_against_nestjs_where_it_has_that_wire() -> (
+def test_every_case_holds_ours_against_a_library_and_against_nestjs_where_it_has_that_wire() -> (
     None
 ):
     for case in CASES:
-        assert {"understudy", "faststream"} <= set(case.counts)
+        library = "aiomqtt" if case.wire.startswith("mqtt") else "faststream"
+        # aiomqtt has no requests.
+        peer = library if case.is_events or library == "faststream" else "nest"
+        assert {"understudy", peer} <= set(case.counts)
         assert ("nest" in case.counts) == (case.wire not in ("jetstream", "streams"))
 
 
@@ -64,6 +71,13 @@ def test_a_message_for_rabbitmq_is_three_frames_with_its_properties() -> None:
         b"tea",
     )
     assert {channel for channel, _ in found} == {1}
+
+
+def test_a_packet_of_mqtt_tells_its_length_in_groups_of_seven_bits() -> None:
+    assert MqttLine.publish("a", b"tea") == b"0\x06\x00\x01atea"
+    assert MqttLine.publish("a", b"tea", 258) == b"2\x08\x00\x01a\x01\x02tea"
+    assert MqttLine.publish("a", b"." * 200)[:3] == b"0\xcb\x01"
+    assert MqttLine.publish("a", b"." * 16_381)[:4] == b"0\x80\x80\x01"
 
 
 def test_answers_are_counted_once_wherever_their_mark_is_cut() -> None:
@@ -162,32 +176,39 @@ def test_what_is_not_installed_is_left_out_and_said(
     assert brokers.main(rounds=1, wires=["nats"])
 
     said = capsys.readouterr().out
-    for what in ("FastStream is", "Node and npm are", "nats-server is"):
+    for what in ("FastStream is", "aiomqtt is", "Node and npm are", "nats-server is"):
         assert f"left out: {what} not installed" in said
 
 
-@pytest.mark.parametrize("who", ["understudy", "raw", "faststream"])
-@pytest.mark.parametrize("wire", ["nats", "jetstream", "redis", "streams", "rabbitmq"])
+@pytest.mark.parametrize(("wire", "who"), sorted(CONSUMERS))
 def test_every_consumer_takes_all_events_and_leaves_none_behind(
     wire: str, who: str, address: Callable[[str], Address]
 ) -> None:
-    if who == "faststream":
-        pytest.importorskip("faststream", reason="needs the extra: pip install -e '.[bench]'")
+    if who in ("faststream", "aiomqtt"):
+        pytest.importorskip(who, reason="needs the extra: pip install -e '.[bench]'")
 
     assert brokers.consumed(wire, address(wire).url, who, 300).rate > 0
 
 
-@pytest.mark.parametrize("wire", ["nats", "redis", "rabbitmq"])
+@pytest.mark.parametrize("wire", ["nats", "redis", "rabbitmq", "mqtt"])
 def test_our_service_answers_the_load(wire: str, address: Callable[[str], Address]) -> None:
     assert brokers.answered(wire, address(wire).url, "understudy", 300).rate > 0
 
 
 @pytest.fixture
 def address(request: pytest.FixtureRequest) -> Callable[[str], Address]:
-    """The broker that all tests share, by the wire's name."""
+    """The broker that all tests share, by the wire's name; for MQTT one with the settings.
+
+    The shared one writes down every change before it reads on, which takes its time.
+    """
     kinds = {"jetstream": "nats", "streams": "redis"}
 
     def find(wire: str) -> Address:
+        if wire.startswith("mqtt"):
+            own: MosquittoBroker = request.getfixturevalue("own_mqtt")(
+                settings=SETTINGS[MosquittoBroker]
+            )
+            return Address(own.url)
         found: Address = request.getfixturevalue(f"{kinds.get(wire, wire)}_broker")
         return found
 

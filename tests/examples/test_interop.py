@@ -1,7 +1,11 @@
-"""examples/interop.py against itself, in both dialects."""
+"""examples/interop.py against itself, in both dialects.
+
+TCP and WebSocket only: on the others it is tried with peers (tests/interop).
+"""
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +30,16 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.mark.parametrize(("dialect", "count"), [("nest", 15), ("nestrs", 14)])
 def test_every_case_holds_against_its_own_service(url: str, dialect: str, count: int) -> None:
     code, cases = call([*INTEROP, "call", "tcp", url, "--dialect", dialect])
+
+    assert [case for case in cases if not case["ok"]] == []
+    assert (code, len(cases)) == (0, count)
+
+
+@pytest.mark.parametrize(("dialect", "count"), [("nest", 15), ("nestrs", 14)])
+def test_every_case_holds_on_websocket(dialect: str, count: int, tmp_path: Path) -> None:
+    words = ["ws", f"ws://127.0.0.1:{free_port()}", "--dialect", dialect]
+    with started([*INTEROP, "serve", *words], tmp_path / "log"):
+        code, cases = call([*INTEROP, "call", *words])
 
     assert [case for case in cases if not case["ok"]] == []
     assert (code, len(cases)) == (0, count)

@@ -3,8 +3,9 @@
 Owns finding cargo and the build, not the program. What was built stays in build/nestrs,
 or in CARGO_TARGET_DIR where that is set, so that only the first run takes its minutes.
 
-Invariant: a machine that cannot build it skips the tests and says what is missing;
-with UNDERSTUDY_REQUIRE_PEERS set it fails them. A build that breaks always fails.
+Invariant: a machine that cannot build it, for want of a recent cargo or of the headers of
+OpenSSL that nestrs's MQTT library needs, skips the tests and says what is missing; with
+UNDERSTUDY_REQUIRE_PEERS set it fails them. A build that breaks always fails.
 Source: the Cargo book, "Build cache" and "The rust-version field".
 """
 
@@ -12,6 +13,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Final
@@ -29,6 +31,7 @@ BUILT: Final = Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "build" / "nest
 
 def nestrs_program() -> str:
     """Where the built program is."""
+    _require_openssl()
     command = [_cargo(), "build", "--quiet", "--release", "--locked"]
     environment = {**os.environ, "CARGO_TARGET_DIR": str(BUILT)}
     done = subprocess.run(
@@ -37,6 +40,17 @@ def nestrs_program() -> str:
     if done.returncode != 0:
         pytest.fail(f"the nestrs peer does not build:\n{done.stderr[-4000:]}")
     return str(BUILT / "release" / "nestrs-peer")
+
+
+def _require_openssl() -> None:
+    if sys.platform != "linux":
+        return
+    program = shutil.which("pkg-config")
+    if program is None or subprocess.run([program, "--exists", "openssl"], timeout=60).returncode:
+        missing(
+            "OpenSSL's headers, which the nestrs peer needs to build, are missing "
+            "(Debian: apt-get install pkg-config libssl-dev)"
+        )
 
 
 def _cargo() -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from ..missing import missing
 
-__all__ = ["INTEROP", "Program", "call", "free_port", "nest_folder", "started"]
+__all__ = ["INTEROP", "PEERS", "Program", "call", "free_port", "nest_folder", "started"]
 
 ROOT: Final = Path(__file__).parents[2]
 PEERS: Final = ROOT / "tests" / "peers" / "nest"

@@ -11,7 +11,6 @@ import { isDeepStrictEqual } from 'node:util';
 import { Logger } from '@nestjs/common';
 import { ClientProxyFactory } from '@nestjs/microservices';
 
-import { casesFor } from './cases.mjs';
 import { transportFrom } from './transports.mjs';
 
 const CASE_TIMEOUT = 5000;
@@ -43,11 +42,12 @@ async function runCase([name, run, expected]) {
 // Standard output carries the cases and nothing else.
 Logger.overrideLogger(false);
 const transport = transportFrom(process.argv.slice(2));
+await transport.prepared();
 const client = ClientProxyFactory.create(transport.options);
-const connect = async () => (await client.connect(), 'connected');
+const connect = async () => (await transport.connected(client), 'connected');
 let failures = (await runCase(['connect', connect, 'connected'])) ? 0 : 1;
 if (failures === 0) {
-  for (const one of casesFor(client, transport)) failures += (await runCase(one)) ? 0 : 1;
+  for (const one of transport.cases(client, transport)) failures += (await runCase(one)) ? 0 : 1;
 }
 client.close();
 process.exit(failures === 0 ? 0 : 1);

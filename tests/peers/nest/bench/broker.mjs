@@ -3,9 +3,11 @@
  * --warmup W]`.
  *
  * With `--messages` it prints `warm` after the events of the warm-up, then counts that many more,
- * prints the seconds and CPU seconds they took as JSON, and ends; without, it answers orders until its standard input
- * closes. On RabbitMQ it acknowledges by hand what it has handled, as ours does, and has as
- * many messages in hand. No ValidationPipe: handlers get whatever JSON.parse made.
+ * prints the seconds and CPU seconds they took as JSON, and ends; without, it answers orders
+ * until its standard input closes. On RabbitMQ it acknowledges by hand what it has handled, as
+ * ours does, and has as many messages in hand; on MQTT a queue is the name of a session, whose
+ * messages come at QoS 1; on Kafka it is a group. No ValidationPipe: handlers get whatever
+ * JSON.parse made.
  */
 import 'reflect-metadata';
 
@@ -57,7 +59,15 @@ class BenchModule {}
 Module({ controllers: [Bench] })(BenchModule);
 
 const transport = transportFrom(positionals);
-const queued = positionals[0] === 'rmq';
+const [name, , queue] = positionals;
+const queued = name === 'rmq';
+if (name === 'mqtt' && queue) {
+  Object.assign(transport.options.options, {
+    clientId: queue,
+    clean: false,
+    subscribeOptions: { qos: 1 },
+  });
+}
 if (queued) {
   Object.assign(transport.options.options, {
     noAck: false,
@@ -71,6 +81,7 @@ const app = await NestFactory.createMicroservice(BenchModule, {
   logger: false,
 });
 endWithParent(() => app.close());
+await transport.prepared(['bench.created', 'orders.place']);
 await app.listen();
 await transport.subscribed?.(app);
 console.log('ready');

@@ -26,7 +26,8 @@ enum Act {
 
 type Case = (&'static str, Act, Value);
 
-fn cases() -> Vec<Case> {
+fn cases(place: &Place) -> Vec<Case> {
+    let in_turn = if place.is_slow() { 10 } else { 100 };
     let user = json!({"id": uuid::Uuid::new_v4().to_string(), "name": "Ada"});
     let mut found = vec![
         sent("sum", "math.sum", json!([1, 2, 3]), json!(6)),
@@ -41,6 +42,7 @@ fn cases() -> Vec<Case> {
     found.extend(
         echoes()
             .into_iter()
+            .filter(|(_, data)| place.carries(data.to_string().len()))
             .map(|(name, data)| sent(name, "echo", data.clone(), data)),
     );
     found.extend([
@@ -60,7 +62,7 @@ fn cases() -> Vec<Case> {
         ("event", Act::Event(user.clone()), json!("seen")),
         ("event.kept-after-failure", Act::Crash(user), json!("seen")),
         ("concurrent", Act::Many(64), json!([])),
-        ("sequential", Act::InTurn(100), json!(100)),
+        ("sequential", Act::InTurn(in_turn), json!(in_turn)),
     ]);
     found
 }
@@ -106,7 +108,7 @@ pub async fn call(place: &Place, only: Option<&str>) -> i32 {
         }
     };
     let mut code = 0;
-    for (name, act, expected) in cases() {
+    for (name, act, expected) in cases(place) {
         if only.is_some_and(|wanted| wanted != name) {
             continue;
         }

@@ -3,8 +3,8 @@
 //!     nestrs-peer serve TRANSPORT URL [--queue NAME] [--prefix PREFIX]
 //!     nestrs-peer call TRANSPORT URL [--queue NAME] [--prefix PREFIX] [--only CASE]
 //!
-//! TRANSPORT is tcp, nats, redis or rmq; `--queue` is RabbitMQ's work queue, and
-//! `--prefix` goes before each NATS subject and Redis channel. `serve` prints `ready`
+//! TRANSPORT is tcp, nats, redis, rmq, kafka, mqtt or grpc; `--queue` is RabbitMQ's work
+//! queue, and `--prefix` what subjects, channels and topics begin with. `serve` prints `ready`
 //! once it answers, and ends with 0 on SIGTERM or when its standard input closes, so
 //! that it never outlives the program that started it. `call` runs every case against
 //! whatever listens there, prints one JSON line for each, and ends with 1 if any failed.
@@ -26,7 +26,7 @@ use tokio::sync::oneshot;
 use handlers::Interop;
 use transports::Place;
 
-const USAGE: &str = "usage: nestrs-peer serve|call tcp|nats|redis|rmq URL \
+const USAGE: &str = "usage: nestrs-peer serve|call tcp|nats|redis|rmq|kafka|mqtt|grpc URL \
                      [--queue NAME] [--prefix PREFIX] [--only CASE]";
 
 #[tokio::main(worker_threads = 2)]

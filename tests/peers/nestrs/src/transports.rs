@@ -5,14 +5,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nestrs_microservices::{
-    ClientProxy, MicroserviceHandler, MicroserviceServer, NatsMicroserviceOptions,
+    ClientProxy, GrpcMicroserviceOptions, GrpcMicroserviceServer, GrpcTransport,
+    GrpcTransportOptions, KafkaMicroserviceOptions, KafkaMicroserviceServer, KafkaTransport,
+    KafkaTransportOptions, MicroserviceHandler, MicroserviceServer, MqttMicroserviceOptions,
+    MqttMicroserviceServer, MqttTransport, MqttTransportOptions, NatsMicroserviceOptions,
     NatsMicroserviceServer, NatsTransport, NatsTransportOptions, RabbitMqMicroserviceOptions,
     RabbitMqMicroserviceServer, RabbitMqTransport, RabbitMqTransportOptions,
     RedisMicroserviceOptions, RedisMicroserviceServer, RedisTransport, RedisTransportOptions,
     TcpMicroserviceOptions, TcpMicroserviceServer, TcpTransport, TcpTransportOptions, Transport,
 };
 
-pub const TRANSPORTS: [&str; 4] = ["tcp", "nats", "redis", "rmq"];
+pub const TRANSPORTS: [&str; 7] = ["tcp", "nats", "redis", "rmq", "kafka", "mqtt", "grpc"];
 
 pub struct Place {
     pub transport: String,
@@ -20,6 +23,10 @@ pub struct Place {
     pub queue: String,
     pub prefix: Option<String>,
 }
+
+/// The longest packet that rumqttc takes unless it is told otherwise, which nestrs does not:
+/// a longer one ends its client or server for good.
+const MQTT_PACKET: usize = 10 * 1024;
 
 impl Place {
     pub fn new(transport: String, url: String) -> Result<Self, String> {
@@ -54,6 +61,26 @@ impl Place {
                 options.prefix = self.prefix.clone();
                 Box::new(RedisMicroserviceServer::new(options, handlers))
             }
+            "kafka" => {
+                let mut options = KafkaMicroserviceOptions::new(vec![self.host_and_port()?.into()]);
+                if let Some(prefix) = &self.prefix {
+                    options.topic_prefix = prefix.clone();
+                }
+                Box::new(KafkaMicroserviceServer::new(options, handlers))
+            }
+            "mqtt" => {
+                let address = self.address()?;
+                let mut options =
+                    MqttMicroserviceOptions::new(address.ip().to_string(), address.port());
+                if let Some(prefix) = &self.prefix {
+                    options.topic_prefix = prefix.clone();
+                }
+                Box::new(MqttMicroserviceServer::new(options, handlers))
+            }
+            "grpc" => {
+                let options = GrpcMicroserviceOptions::new(self.address()?);
+                Box::new(GrpcMicroserviceServer::new(options, handlers))
+            }
             _ => {
                 let options = RabbitMqMicroserviceOptions::new(&self.url);
                 let options = options.with_work_queue(&self.queue);
@@ -78,6 +105,29 @@ impl Place {
                 options.request_timeout = patience;
                 Arc::new(RedisTransport::new(options))
             }
+            "kafka" => {
+                let mut options = KafkaTransportOptions::new(vec![self.host_and_port()?.into()]);
+                options.request_timeout = patience;
+                if let Some(prefix) = &self.prefix {
+                    options.topic_prefix = prefix.clone();
+                }
+                Arc::new(KafkaTransport::new(options))
+            }
+            "mqtt" => {
+                let address = self.address()?;
+                let mut options =
+                    MqttTransportOptions::new(address.ip().to_string(), address.port());
+                options.request_timeout = patience;
+                if let Some(prefix) = &self.prefix {
+                    options.topic_prefix = prefix.clone();
+                }
+                Arc::new(MqttTransport::new(options))
+            }
+            "grpc" => {
+                let endpoint = format!("http://{}", self.host_and_port()?);
+                let options = GrpcTransportOptions::new(endpoint).with_request_timeout(patience);
+                Arc::new(GrpcTransport::new(options))
+            }
             _ => {
                 let options = RabbitMqTransportOptions::new(&self.url);
                 let options = options.with_work_queue(&self.queue);
@@ -89,10 +139,31 @@ impl Place {
         Ok(ClientProxy::new(transport))
     }
 
+    /// Whether a value of that many bytes can cross there.
+    pub fn carries(&self, size: usize) -> bool {
+        self.transport != "mqtt" || size < MQTT_PACKET
+    }
+
+    /// Whether one call takes nestrs 50 ms and more: it polls Kafka, and lets MQTT's packets
+    /// wait for TCP's delayed acknowledgements.
+    pub fn is_slow(&self) -> bool {
+        ["kafka", "mqtt"].contains(&self.transport.as_str())
+    }
+
     fn address(&self) -> Result<SocketAddr, String> {
-        let why = || format!("{} is no tcp://HOST:PORT", self.url);
-        let place = self.url.strip_prefix("tcp://").ok_or_else(why)?;
-        let mut found = place.to_socket_addrs().map_err(|_| why())?;
-        found.next().ok_or_else(why)
+        let place = self.host_and_port()?;
+        let mut found = place.to_socket_addrs().map_err(|_| self.no_address())?;
+        found.next().ok_or_else(|| self.no_address())
+    }
+
+    fn host_and_port(&self) -> Result<&str, String> {
+        let place = self.url.strip_prefix(&format!("{}://", self.transport));
+        place
+            .map(|place| place.trim_end_matches('/'))
+            .ok_or_else(|| self.no_address())
+    }
+
+    fn no_address(&self) -> String {
+        format!("{} is no {}://HOST:PORT", self.url, self.transport)
     }
 }
