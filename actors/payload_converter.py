@@ -11,6 +11,9 @@ own, and one whose members cannot be told apart is refused when it is declared.
 
 import dataclasses
 from collections.abc import (
+    AsyncGenerator,
+    AsyncIterable,
+    AsyncIterator,
     Callable,
     Collection,
     Iterable,
@@ -60,6 +63,7 @@ _ARRAYS: dict[Any, Callable[[list[Any]], Any]] = {
     **dict.fromkeys((frozenset, Set), frozenset),
 }
 _OBJECTS = (dict, Mapping, MutableMapping)
+_STREAMS = (AsyncGenerator, AsyncIterable, AsyncIterator)
 _RANK = {target: rank for rank, target in enumerate(SCALARS)}
 
 Step = tuple[int | str, Hook, Any, Any]
@@ -113,6 +117,7 @@ class StrictConverter(Converter):
             (is_typeddict(origin), self._typeddict),
             (is_namedtuple(origin), self._namedtuple),
             (is_enum(origin), enum),
+            (origin in _STREAMS, _stream),
         ):
             if applies:
                 return compile_hook(target)
@@ -272,6 +277,18 @@ class StrictConverter(Converter):
             return self.structure(plain, chosen)
 
         return structure
+
+
+def _stream(target: Any) -> Hook:
+    """Messages that come one after the other: there are transports with such requests."""
+    origin = get_origin(target) or target
+
+    def check(value: Any, _: Any) -> Any:
+        if isinstance(value, origin):
+            return value
+        raise Misfit.expected("a stream of messages", value)
+
+    return check
 
 
 def _unreadable(target: Any, advice: str) -> StructureHandlerNotFoundError:

@@ -124,8 +124,8 @@ class Client(ABC):
         """
         pattern, answer = _resolve(pattern, returns)
         self._check_headers(headers)
-        raw = await self._call(pattern, _encoded(data), time_left(timeout), headers)
-        return answer.decode(raw) if raw else None
+        raw = await self._call(pattern, self._encode(data), time_left(timeout), headers)
+        return self._decode(answer, raw) if raw else None
 
     @overload
     async def emit(
@@ -150,7 +150,7 @@ class Client(ABC):
         """
         pattern, _ = _resolve(pattern, None)
         self._check_headers(headers)
-        await self._emit(pattern, _encoded(data), headers)
+        await self._emit(pattern, self._encode(data), headers)
 
     @overload
     def stream(
@@ -196,14 +196,14 @@ class Client(ABC):
         """
         pattern, answer = _resolve(pattern, returns, streamed=True)
         self._check_headers(headers)
-        return self._decoded(pattern, _encoded(data), headers, answer)
+        return self._decoded(pattern, self._encode(data), headers, answer)
 
     async def _decoded(
         self, pattern: Pattern, data: bytes, headers: Headers, answer: Payload
     ) -> AsyncGenerator[Any, None]:
         async with aclosing(self._stream(pattern, data, headers)) as items:
             async for raw in items:
-                yield answer.decode(raw)
+                yield self._decode(answer, raw)
 
     @abstractmethod
     async def open(self, nursery: trio.Nursery) -> None:
@@ -212,6 +212,14 @@ class Client(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Send what waits to be sent, then end the connections."""
+
+    def _encode(self, data: Any) -> Any:
+        """What `_call`, `_emit` and `_stream` get: JSON, where a transport speaks nothing else."""
+        return b"" if data is UNSET else encode(data)
+
+    def _decode(self, answer: Payload, raw: Any) -> Any:
+        """The typed value of what `_call` or `_stream` gave."""
+        return answer.decode(raw)
 
     def _check_headers(self, headers: Headers) -> None:
         if headers and not self.has_headers:
@@ -258,10 +266,6 @@ async def _connected(client: Client) -> AsyncIterator[Client]:
 
 
 _PLAIN: Final = Payload(Any)
-
-
-def _encoded(data: Any) -> bytes:
-    return b"" if data is UNSET else encode(data)
 
 
 def _resolve(pattern: Any, returns: Any, *, streamed: bool = False) -> tuple[Pattern, Payload]:
