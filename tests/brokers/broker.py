@@ -80,6 +80,11 @@ class Broker(ABC):
         """The program's path, or `None` where it is not installed."""
         return shutil.which(cls.program, path=f"{os.environ.get('PATH', os.defpath)}:{SBIN}")
 
+    @classmethod
+    def lacking(cls) -> str:
+        """What is not there when there is no program, and how to get it."""
+        return f"{cls.program} is not installed (Debian: apt-get install {cls.program})"
+
     @abstractmethod
     def _command(self) -> list[str]:
         """What to run. Writes the configuration first."""

@@ -1,9 +1,10 @@
 """The fixtures that give tests a broker; `tests/conftest.py` hands them on.
 
-`nats_broker`, `redis_broker` and `rabbitmq_broker` are shared by the whole run: they have
-a URL and nothing else, because no test may stop them. Tests keep apart by names of their
-own for subjects, channels and queues. `own_nats`, `own_redis` and `own_rabbitmq` start
-one for a single test, with the options of its class, to be killed and frozen at will.
+`nats_broker`, `redis_broker`, `rabbitmq_broker` and `mqtt_broker` are shared by the whole
+run: they have a URL and nothing else, because no test may stop them. Tests keep apart by
+names of their own for subjects, channels, queues and topics. `own_nats`, `own_redis`,
+`own_rabbitmq` and `own_mqtt` start one for a single test, with the options of its class, to
+be killed and frozen at will.
 
 The variables below name brokers that run already, such as those of compose.yaml. They
 take the place of the shared ones; tests that need one of their own skip then.
@@ -20,6 +21,8 @@ import pytest
 from ..missing import missing
 from .broker import Address, Broker
 from .certificates import Certificates
+from .kafka import KafkaBroker
+from .mosquitto import MosquittoBroker
 from .nats import NatsBroker
 from .rabbitmq import RabbitmqBroker
 from .redis import RedisBroker
@@ -27,8 +30,12 @@ from .redis import RedisBroker
 __all__ = [
     "VARIABLES",
     "certificates",
+    "kafka_broker",
+    "mqtt_broker",
     "nats_broker",
     "own_brokers",
+    "own_kafka",
+    "own_mqtt",
     "own_nats",
     "own_rabbitmq",
     "own_redis",
@@ -41,6 +48,8 @@ VARIABLES: Final[dict[type[Broker], str]] = {
     NatsBroker: "UNDERSTUDY_NATS_URL",
     RedisBroker: "UNDERSTUDY_REDIS_URL",
     RabbitmqBroker: "UNDERSTUDY_RABBITMQ_URL",
+    MosquittoBroker: "UNDERSTUDY_MQTT_URL",
+    KafkaBroker: "UNDERSTUDY_KAFKA_URL",
 }
 
 B = TypeVar("B", bound=Broker)
@@ -67,6 +76,20 @@ def rabbitmq_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Addres
         yield address
 
 
+@pytest.fixture(scope="session")
+def mqtt_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """A mosquitto that all tests share; it is never killed, so it need not write all the time."""
+    with shared_broker(MosquittoBroker, tmp_path_factory, autosave=1800) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def kafka_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
+    """A Kafka that all tests share."""
+    with shared_broker(KafkaBroker, tmp_path_factory) as address:
+        yield address
+
+
 @pytest.fixture
 def own_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., NatsBroker]]:
     """Starts a nats-server for this test alone: `own_nats(jetstream=False)`."""
@@ -90,6 +113,20 @@ def own_rabbitmq(
         yield start
 
 
+@pytest.fixture
+def own_mqtt(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., MosquittoBroker]]:
+    """Starts a mosquitto for this test alone: `own_mqtt(autosave=1)`."""
+    with own_brokers(MosquittoBroker, tmp_path_factory) as start:
+        yield start
+
+
+@pytest.fixture
+def own_kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., KafkaBroker]]:
+    """Starts a Kafka for this test alone, which takes seconds: `own_kafka(partitions=4)`."""
+    with own_brokers(KafkaBroker, tmp_path_factory) as start:
+        yield start
+
+
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
     """For `own_nats(tls=certificates)`; its clients trust `certificates.context()`."""
@@ -97,14 +134,16 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
 
 
 @contextmanager
-def shared_broker(kind: type[Broker], folders: pytest.TempPathFactory) -> Iterator[Address]:
+def shared_broker(
+    kind: type[Broker], folders: pytest.TempPathFactory, **options: Any
+) -> Iterator[Address]:
     """The broker that the environment names, or else one that is started for it."""
     outside = os.environ.get(VARIABLES[kind])
     if outside:
         yield Address(outside)
         return
     with own_brokers(kind, folders) as start:
-        yield Address(start().url)
+        yield Address(start(**options).url)
 
 
 @contextmanager
@@ -132,7 +171,6 @@ def own_brokers(kind: type[B], folders: pytest.TempPathFactory) -> Iterator[Call
 def _require(kind: type[Broker]) -> None:
     if kind.executable() is None:
         missing(
-            f"{kind.program} is not installed (Debian: apt-get install {kind.program}), and "
-            f"{VARIABLES[kind]} names no {kind.name} to use; `docker compose up {kind.service}` "
-            "starts one, see compose.yaml"
+            f"{kind.lacking()}, and {VARIABLES[kind]} names no {kind.name} to use; "
+            f"`docker compose up {kind.service}` starts one, see compose.yaml"
         )

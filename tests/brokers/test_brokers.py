@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,9 +11,13 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import aio_pika
+import aiokafka
 import nats
+import paho.mqtt.publish
+import paho.mqtt.subscribe
 import pytest
 import redis
 import trio
@@ -21,6 +26,8 @@ from ..missing import missing
 from .broker import Address, Broker
 from .certificates import Certificates
 from .fixtures import VARIABLES, own_brokers, shared_broker
+from .kafka import KafkaBroker
+from .mosquitto import MosquittoBroker
 from .nats import NatsBroker
 from .rabbitmq import RabbitmqBroker
 from .redis import RedisBroker
@@ -29,13 +36,15 @@ OWN: dict[type[Broker], str] = {
     NatsBroker: "own_nats",
     RedisBroker: "own_redis",
     RabbitmqBroker: "own_rabbitmq",
+    MosquittoBroker: "own_mqtt",
+    KafkaBroker: "own_kafka",
 }
 SHARED = {kind: fixture.replace("own_", "") + "_broker" for kind, fixture in OWN.items()}
 LOGIN = {"user": "ada", "password": "tea"}
 
 every_broker = pytest.mark.parametrize("kind", OWN, ids=[kind.service for kind in OWN])
 every_quick_broker = pytest.mark.parametrize(
-    "kind", [NatsBroker, RedisBroker], ids=["nats", "redis"]
+    "kind", [NatsBroker, RedisBroker, MosquittoBroker], ids=["nats", "redis", "mosquitto"]
 )
 
 
@@ -85,12 +94,51 @@ async def _rabbitmq_kept(broker: Broker | Address) -> list[bytes]:
         return [message.body]
 
 
+def _mosquitto_keeps(broker: Broker | Address, **options: Any) -> None:
+    for _ in range(2):  # when it confirms the second one, the first is on the disk
+        paho.mqtt.publish.single(
+            "kept", b"tea", qos=1, retain=True, **_mosquitto_at(broker), **options
+        )
+
+
+def _mosquitto_kept(broker: Broker | Address) -> list[object]:
+    subscribed: Any = paho.mqtt.subscribe.simple  # it has no types
+    message = subscribed("kept", **_mosquitto_at(broker))
+    return [message.payload]
+
+
+def _mosquitto_at(broker: Broker | Address) -> dict[str, Any]:
+    parts = urlsplit(broker.url)
+    login = {"username": parts.username, "password": parts.password} if parts.username else None
+    return {"hostname": parts.hostname, "port": parts.port, "auth": login}
+
+
+async def _kafka_keeps(broker: Broker | Address, **options: Any) -> None:
+    parts = urlsplit(broker.url)
+    at = f"{parts.hostname}:{parts.port}"
+    async with aiokafka.AIOKafkaProducer(bootstrap_servers=at, acks="all", **options) as producer:
+        await producer.send_and_wait("kept", b"tea")
+
+
+async def _kafka_kept(broker: Broker | Address) -> list[bytes | None]:
+    parts = urlsplit(broker.url)
+    at = f"{parts.hostname}:{parts.port}"
+    first: Any = {"auto_offset_reset": "earliest"}
+    async with aiokafka.AIOKafkaConsumer("kept", bootstrap_servers=at, **first) as consumer:
+        async with asyncio.timeout(5):
+            return [(await consumer.getone()).value]
+
+
 def keep(broker: Broker, **options: Any) -> None:
     """Have the broker confirm that it has stored a message."""
     if isinstance(broker, NatsBroker):
         asyncio.run(_nats_keeps(broker, **options))
     elif isinstance(broker, RedisBroker):
         _redis_keeps(broker, **options)
+    elif isinstance(broker, MosquittoBroker):
+        _mosquitto_keeps(broker, **options)
+    elif isinstance(broker, KafkaBroker):
+        asyncio.run(_kafka_keeps(broker, **options))
     else:
         asyncio.run(_rabbitmq_keeps(broker, **options))
 
@@ -100,6 +148,10 @@ def kept(broker: Broker) -> Sequence[object]:
         return asyncio.run(_nats_kept(broker))
     if isinstance(broker, RedisBroker):
         return _redis_kept(broker)
+    if isinstance(broker, MosquittoBroker):
+        return _mosquitto_kept(broker)
+    if isinstance(broker, KafkaBroker):
+        return asyncio.run(_kafka_kept(broker))
     return asyncio.run(_rabbitmq_kept(broker))
 
 
@@ -207,7 +259,8 @@ def test_a_missing_program_is_named_with_its_package_and_fails_where_peers_are_r
     monkeypatch.setattr(kind, "executable", classmethod(lambda _: None))
     monkeypatch.delenv(VARIABLES[kind], raising=False)
     monkeypatch.delenv("UNDERSTUDY_REQUIRE_PEERS", raising=False)
-    advice = f"apt-get install {kind.program}.*docker compose up {kind.service}"
+    assert "apt-get install " in kind.lacking()
+    advice = f"{re.escape(kind.lacking())}.*docker compose up {kind.service}"
 
     with pytest.raises(pytest.skip.Exception, match=advice), own_brokers(kind, tmp_path_factory):
         pass
@@ -269,6 +322,24 @@ def test_redis_speaks_tls(
     own_redis: Callable[..., RedisBroker], certificates: Certificates
 ) -> None:
     keep(own_redis(tls=certificates), ssl_ca_certs=str(certificates.authority))
+
+
+def test_mosquitto_asks_for_its_user_and_password(
+    own_mqtt: Callable[..., MosquittoBroker],
+) -> None:
+    broker = own_mqtt(**LOGIN)
+    keep(broker)
+
+    nobody = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00"
+    with socket.create_connection((broker.host, broker.port), timeout=5) as connection:
+        connection.sendall(nobody)
+        assert connection.recv(4) == b"\x20\x02\x00\x05"  # not authorized
+
+
+def test_mosquitto_speaks_tls(
+    own_mqtt: Callable[..., MosquittoBroker], certificates: Certificates
+) -> None:
+    keep(own_mqtt(tls=certificates), tls={"ca_certs": str(certificates.authority)})
 
 
 def test_rabbitmq_asks_for_its_user_and_password_and_speaks_tls(

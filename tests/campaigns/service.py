@@ -5,6 +5,7 @@
 
 import json
 import os
+import signal
 import sys
 
 import trio
@@ -34,8 +35,11 @@ async def main() -> None:
     url, path, options = sys.argv[1:]
     journal = os.open(path, os.O_WRONLY | os.O_APPEND)
     numbered = child(Numbered, journal, concurrency=64)
-    async with running(Supervisor("counting", [numbered, serve(url, **json.loads(options))])):
-        await trio.sleep_forever()
+    tree = Supervisor("counting", [numbered, serve(url, **json.loads(options))])
+    async with running(tree) as system:
+        with trio.open_signal_receiver(signal.SIGTERM) as signals:
+            async for _ in signals:
+                system.stop()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ and what bodies mean (its dialect).
 """
 
 import time
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Any, ClassVar, Final
 
@@ -104,7 +105,8 @@ class BrokerBridge(Connected):
         self._received = self._duplicates = self._in_flight = self._events = 0
         self._first_session = 1
         self._in_hand: dict[str, Received] = {}
-        self._settled: dict[str, None] = {}
+        # Not a dict: to find the first of one from which much was deleted takes long.
+        self._settled: OrderedDict[str, None] = OrderedDict()
         self._idle = True
         self._quiet = trio.Event()
         self._changed: trio.Event | None = None
@@ -180,8 +182,8 @@ class BrokerBridge(Connected):
             self.done(received)
             return None
         received.reply = incoming.reply or received.reply
-        received.id = incoming.id
-        if incoming.id and received.reply:
+        received.id = incoming.id or received.id
+        if received.id and received.reply:
             return self._request(received, incoming)
         return self._event(received, incoming)
 
@@ -261,7 +263,7 @@ class BrokerBridge(Connected):
             self._no_handler(received, incoming)
             return None
         request = BrokerRequest(
-            self, incoming.id, target.handler, incoming.route or "", True, received
+            self, received.id, target.handler, incoming.route or "", True, received
         )
         try:
             message = target.handler.payload.decode(incoming.data)
@@ -357,7 +359,7 @@ class BrokerBridge(Connected):
         )
         self.unheard(received)
         pattern = self.dialect.pattern_json(incoming.route or "")
-        self.answer(received, self.dialect.no_handler(incoming.id, pattern))
+        self.answer(received, self.dialect.no_handler(received.id, pattern))
 
     # -- out ------------------------------------------------------------------------
 
@@ -416,7 +418,7 @@ class BrokerBridge(Connected):
             settled = self._settled
             settled[received.message_id] = None
             if len(settled) > self.options.remember:
-                del settled[next(iter(settled))]
+                settled.popitem(last=False)
         if received.session < self._first_session:
             return
         if received.token is not None or body:

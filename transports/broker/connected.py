@@ -118,7 +118,7 @@ class Connected(ABC):
                 if isinstance(error, BrokerRefused) and not self._announced:
                     raise ConnectionLost(self.peer, error.why, sent=False) from error
                 failures = 1 if trio.current_time() - began > backoff.quiet else failures + 1
-                delay = backoff.delay(failures + 1, self._services.random)
+                delay = max(error.pause, backoff.delay(failures + 1, self._services.random))
                 self._state("waiting", f"{error.why}; tried again in {delay:.1f} s")
             if self._stopping:
                 return

@@ -12,7 +12,7 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
-from typing import Any, Final, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from ...actors.asyncio_queues import Inlet, Outlet
 from ...actors.asyncio_thread import AsyncioThread
@@ -29,7 +29,12 @@ CLOSING: Final = 2.0
 
 
 class BrokerAway(UnderstudyError):
-    """The broker cannot be reached, or the connection to it was lost; it may come back."""
+    """The broker cannot be reached, or the connection to it was lost; it may come back.
+
+    `pause` seconds have to pass before another attempt, at least.
+    """
+
+    pause: ClassVar[float] = 0.0
 
     def __init__(self, why: str) -> None:
         self.why = why

@@ -19,6 +19,7 @@ from urllib.parse import unquote
 
 from pamqp import commands, frame
 
+from ..broker.opening import open_connection
 from ..broker.options import tls_context
 from ..broker.session import BrokerAway, BrokerRefused
 from ..options import parse_url, shown
@@ -65,7 +66,7 @@ async def connect(
         connection = Connection(name, options.heartbeat, lost, blocked)
         try:
             async with asyncio.timeout(options.connect_timeout / len(addresses)):
-                await _open(connection, host, port, context)
+                await open_connection(connection, host, port, context)
                 user, password = login if login[0] else ("guest", "guest")
                 await connection.greet(user, password, external=external)
                 await connection.enter(virtual_host(url))
@@ -80,24 +81,6 @@ async def connect(
             return connection
     assert trouble is not None  # there is one server at least
     raise trouble
-
-
-async def _open(
-    connection: "Connection", host: str, port: int, context: ssl.SSLContext | None
-) -> None:
-    loop = asyncio.get_running_loop()
-    opening = loop.create_task(loop.create_connection(lambda: connection, host, port, ssl=context))
-    try:
-        await asyncio.shield(opening)
-    except asyncio.CancelledError:
-        # asyncio loses a socket whose TLS is cancelled just as it begins: let it come to an end.
-        opening.add_done_callback(_abandon)
-        raise
-
-
-def _abandon(opening: "asyncio.Task[tuple[asyncio.Transport, Connection]]") -> None:
-    if not opening.cancelled() and opening.exception() is None:
-        opening.result()[0].abort()
 
 
 def meaning(error: BaseException, doing: str = "") -> BrokerAway:
