@@ -32,6 +32,8 @@ from ..actors.errors import DeclarationError
 from ..actors.lifecycle import GaveUp, Notice
 from ..actors.retry import DEFAULT_POLICY, RetryPolicy
 from .child import Supervisor
+from .control import Control
+from .control_socket import ControlSocket
 from .delivery.location import DEFAULT_FILE, VARIABLE, default_path
 from .delivery.store import DeadLetterStore, MemoryStore, SQLiteStore
 from .delivery.store_file import StoreFile
@@ -62,6 +64,7 @@ def run(
     events: RetryPolicy = DEFAULT_POLICY,
     seed: int | None = None,
     blocked_after: float | None = 1.0,
+    control: bool | str | Path = True,
     on_ready: Callable[[System], object] | None = None,
 ) -> None:
     """Run a tree as this process, until a signal stops it or it ends by itself.
@@ -76,8 +79,9 @@ def run(
     `configure`) unless the program has done so already or it is False; "text" or "json"
     do so in any case. `events` says how often events are tried; `seed` makes what is
     random repeat itself. A handler that keeps the event loop from running for
-    `blocked_after` seconds is named in the log; None does not watch for it. `on_ready` is
-    called with the system once all of it is up.
+    `blocked_after` seconds is named in the log; None does not watch for it. `control` gives
+    the service a socket by which the command line finds it, at the usual place or at a path
+    of its own; False gives none. `on_ready` is called with the system once all of it is up.
     """
     if threading.current_thread() is not threading.main_thread():
         raise DeclarationError(
@@ -89,8 +93,9 @@ def run(
         _configure(logs)
         _check(drain, blocked_after)
         system = _system(tree, _store(dead_letters), events, seed)
-        service = _Service(system, drain, blocked_after, on_ready)
-        failure, cut_short = service.run()
+        with _control(control, name) as place:
+            service = _Service(system, drain, blocked_after, on_ready, place)
+            failure, cut_short = service.run()
         causes = service.causes
     except DeclarationError as error:
         failure, cut_short, causes = error, False, []
@@ -114,6 +119,7 @@ class _Service:
         drain: float,
         blocked_after: float | None,
         on_ready: Callable[[System], object] | None,
+        control: ControlSocket | None,
     ) -> None:
         self.causes: list[str] = []
         """What led to the end of the tree if it failed, the root first."""
@@ -121,6 +127,7 @@ class _Service:
         self._drain = drain
         self._blocked_after = blocked_after
         self._on_ready = on_ready
+        self._control = control
         self._watchdog = _Watchdog()
         self._token: trio.lowlevel.TrioToken | None = None
         self._signals: list[int] = []
@@ -147,6 +154,8 @@ class _Service:
         try:
             with self._loop_watch():
                 async with trio.open_nursery() as nursery:
+                    if self._control is not None:
+                        nursery.start_soon(Control(self._system).run, self._control)
                     await self._live(nursery)
                     nursery.cancel_scope.cancel()
         finally:
@@ -290,6 +299,24 @@ def _check(drain: float, blocked_after: float | None) -> None:
         raise DeclarationError(
             f"blocked_after={blocked_after}: seconds expected, or None to switch it off."
         )
+
+
+@contextmanager
+def _control(control: bool | str | Path, tree: str) -> Iterator[ControlSocket | None]:
+    """The control socket, if there is to be one; only one that was asked for must be there."""
+    place: ControlSocket | None = None
+    if control is True:
+        try:
+            place = ControlSocket.of(tree)
+        except OSError as error:
+            LOGGER.warning("%s: `understudy status` will not find it: %s", tree, error)
+    elif control is not False:
+        place = ControlSocket.at(Path(control))
+    try:
+        yield place
+    finally:
+        if place is not None:
+            place.close()
 
 
 def _system(

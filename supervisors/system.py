@@ -10,6 +10,7 @@ import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from itertools import islice
 from random import Random
 from typing import Any, Literal, TypeVar, overload
 
@@ -17,7 +18,6 @@ import attrs
 import trio
 
 from ..actors.actor import Actor
-from ..actors.cell import Cell
 from ..actors.encoding import encode
 from ..actors.envelope import Envelope
 from ..actors.errors import StartFailed, UnderstudyError
@@ -33,6 +33,7 @@ from .delivery.intake import Intake
 from .delivery.office import REPLAY_POLL, DeadLetterOffice, describe_error
 from .delivery.record import DeadLetter
 from .delivery.store import DeadLetterStore, MemoryStore
+from .health import Conditions, Health, health_of, kind_of, numbers_of
 from .history import History
 from .keeper import Keeper, address_of, offer_of
 from .logs import log_lifecycle
@@ -81,6 +82,8 @@ class System:
         self.bus = Bus()
         self.history = History()
         self.bus.subscribe(self.history.take)
+        self._conditions = Conditions()
+        self.bus.subscribe(self._conditions.take)
         self.registry = Registry()
         store = MemoryStore() if dead_letters is None else dead_letters
         self.office = DeadLetterOffice(store, self.bus, self.random, tree.name)
@@ -90,6 +93,7 @@ class System:
         self._life = Incarnation(tree.name, 1, self._reported)
         self._changed = trio.Event()
         self._begun = False
+        self._since = math.inf
         self._services: list[trio.CancelScope] = []
         self._broods: dict[str, Brood] = {}
         self._nursery: trio.Nursery | None = None
@@ -131,11 +135,27 @@ class System:
 
     @property
     def healthy(self) -> bool:
-        """Whether every child runs, no actor is sick and dead letters can be written."""
+        """Whether it is ready, as `health()` has it."""
         if self._state() != "running" or self.office.store.alarm is not None:
             return False
-        children = (child for child, _ in self._walk())
-        return all(child.state in ("running", "ended") and not _sick(child) for child in children)
+        return all(self._conditions.well(child) for child, _ in self._walk())
+
+    def health(self, *, limit: int = 1000) -> Health:
+        """How all of it is, as a record: live, ready and why not, the first `limit` children."""
+        return health_of(
+            self.name,
+            self._state(),
+            self._since,
+            (child for child, _ in self._walk()),
+            self._conditions,
+            self.office.store.statistics(),
+            why=self._reason,
+            limit=limit,
+        )
+
+    def statistics(self, *, limit: int = 1000) -> dict[str, Any]:
+        """What the first `limit` children with such numbers count, each its own record, by path."""
+        return dict(islice(numbers_of(child for child, _ in self._walk()), limit))
 
     def why(self, actor: Ref[Any] | str) -> Story:
         """Why an actor or a supervisor was last restarted, or ended: the chain of causes.
@@ -294,6 +314,7 @@ class System:
         nursery.start_soon(self._serve, self.timers.run)
         nursery.start_soon(self._serve, self.office.run)
         self._begun = True
+        self._since = trio.current_time()
         nursery.start_soon(self._life.live, self.root)
         while not self._life.started and self._life.ending is None:
             await self._change()
@@ -368,6 +389,11 @@ class System:
             child = keeper.children.get(name) if keeper is not None else None
             keeper = self._keeper(child) if child is not None else None
         return keeper
+
+    def _reason(self, path: str) -> str:
+        """The failure behind the state of a child."""
+        failures = ("crashed", "raised", "gave up")
+        return next((one.text for one in self.why(path).causes if one.what in failures), "")
 
     def _above(self, path: str) -> Keeper | None:
         return self._below(path.rpartition("/")[0])
@@ -469,9 +495,4 @@ def _raise(ending: Ending) -> None:
 
 
 def _line(child: Child, depth: int) -> ChildState:
-    kind = type(child.spec).__name__.removesuffix("Spec").lower()
-    return ChildState(child.path, kind, child.state, child.since, child.number, depth)
-
-
-def _sick(child: Child) -> bool:
-    return isinstance(child.runnable, Cell) and child.runnable.sickness.sick
+    return ChildState(child.path, kind_of(child), child.state, child.since, child.number, depth)

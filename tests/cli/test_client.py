@@ -1,11 +1,15 @@
 """`send`, `emit` and `stream`, against a real service over TCP."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
 from understudy.cli.main import main
 
+from ..brokers.broker import Address
 from .conftest import Shop
 
 Capture = pytest.CaptureFixture[str]
@@ -93,3 +97,62 @@ def test_wrong_usage_is_2_and_says_what_is_expected(
 
     assert ended.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_an_option_of_the_transport_can_be_given(shop: Shop, capsys: Capture) -> None:
+    option = ["--option", "dialect=nestrs", "--option", "frame_limit=100000"]
+
+    assert main(["send", shop.url, '{"cmd": "sum"}', "[1, 2]", *option]) == 0
+    assert capsys.readouterr().out == "3\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "text"),
+    [
+        ("dialct=nest", "there is no option 'dialct'. Did you mean 'dialect'?"),
+        ("frame_limit=much", "the option 'frame_limit' must be of type int, got 'much'"),
+    ],
+    ids=["an unknown name", "a wrong value"],
+)
+def test_a_wrong_option_is_78(shop: Shop, capsys: Capture, option: str, text: str) -> None:
+    assert main(["send", shop.url, "nothing", "--option", option]) == 78
+
+    assert text in capsys.readouterr().err
+
+
+def test_headers_where_there_are_none_are_78(shop: Shop, capsys: Capture) -> None:
+    assert main(["emit", shop.url, "paid", "7", "--header", "trace=1"]) == 78
+
+    assert "messages have no headers there" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("pair", ["dialect", "=nest"])
+def test_an_option_without_name_or_value_is_wrong_usage(capsys: Capture, pair: str) -> None:
+    with pytest.raises(SystemExit):
+        main(["send", "tcp://127.0.0.1:1", "nothing", "--option", pair])
+
+    assert f"{pair!r}: NAME=VALUE expected" in capsys.readouterr().err
+
+
+def test_headers_go_along_where_the_transport_has_them(
+    nats_broker: Address, folder: Path, capsys: Capture
+) -> None:
+    (folder / "mail.py").write_text(
+        "from understudy import Actor, MessageContext, Supervisor, child, message_pattern, serve\n"
+        "class Mail(Actor):\n"
+        "    @message_pattern('who')\n"
+        "    async def who(self, name: str, context: MessageContext) -> str:\n"
+        "        return f\"{context.headers['from']}, {name}\"\n"
+        f"tree = Supervisor('mail', [child(Mail), serve({nats_broker.url!r}, prefix='cli')])\n"
+    )
+    command = [sys.executable, "-m", "understudy.cli", "run", "mail:tree", "--log-format", "text"]
+    with subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            assert any("mail is up" in line for line in process.stderr)
+            options = ["--option", "prefix=cli", "--header", "from=Ada & Co"]
+            code = main(["send", nats_broker.url, "who", '"Bob"', *options])
+        finally:
+            process.kill()
+
+    assert (code, capsys.readouterr().out) == (0, '"Ada & Co, Bob"\n')

@@ -60,6 +60,20 @@ def test_a_reader_that_leaves_early_is_no_error() -> None:
     assert (ended.returncode, ended.stderr) == (141, b"")
 
 
+@pytest.mark.parametrize("command", ["status", "tree", "top"])
+def test_services_are_looked_at_without_loading_trio(command: str) -> None:
+    program = (
+        "import sys; from understudy.cli.main import main\n"
+        f"main([{command!r}, 'nobody'])\n"
+        "print(bool({'trio', 'rich', 'watchfiles'} & sys.modules.keys()))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+
+    assert out.stdout == "False\n"
+
+
 def test_dead_letters_are_looked_at_without_loading_trio() -> None:
     program = (
         "import sys; from understudy.cli.main import main\n"

@@ -5,6 +5,7 @@ import json
 import sys
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlencode
 
 from msgspec import UNSET
 
@@ -49,6 +50,22 @@ def _command(
     command.add_argument("pattern", metavar="PATTERN", type=_pattern, help=_PATTERN)
     command.add_argument("data", metavar="JSON", nargs="?", type=_data, default=UNSET, help=_DATA)
     command.add_argument("--dialect", choices=("nest", "nestrs"), help="nest if not given")
+    command.add_argument(
+        "--option",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help="an option of the transport's client, e.g. prefix=shop; may be repeated",
+    )
+    command.add_argument(
+        "--header",
+        action="append",
+        default=[],
+        type=_pair,
+        metavar="NAME=VALUE",
+        help="a header beside the message, where the transport has them; may be repeated",
+    )
     command.set_defaults(run=lambda arguments: _connected(call, arguments))
     return command
 
@@ -70,6 +87,13 @@ def _json(text: str) -> Any:
         ) from error
 
 
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not (name and equals):
+        raise argparse.ArgumentTypeError(f"{text!r}: NAME=VALUE expected")
+    return name, value
+
+
 def _timeout(text: str) -> float:
     try:
         value = float(text)
@@ -89,9 +113,10 @@ def _connected(
     from ..transports.client import connect  # noqa: PLC0415
 
     options = {} if arguments.dialect is None else {"dialect": arguments.dialect}
+    url = _with_options(arguments.url, arguments.option)
 
     async def main() -> None:
-        async with connect(arguments.url, **options) as client:
+        async with connect(url, **options) as client:
             await call(client, arguments)
 
     try:
@@ -105,17 +130,30 @@ def _connected(
     return 0
 
 
+def _with_options(url: str, options: list[tuple[str, str]]) -> str:
+    """The URL with options in its query, where each is read as its type asks for."""
+    if not options:
+        return url
+    return f"{url}{'&' if '?' in url else '?'}{urlencode(options)}"
+
+
 async def _send(client: "Client", arguments: argparse.Namespace) -> None:
-    answer = await client.send(arguments.pattern, arguments.data, timeout=arguments.timeout)
+    answer = await client.send(
+        arguments.pattern,
+        arguments.data,
+        timeout=arguments.timeout,
+        headers=dict(arguments.header),
+    )
     print(_text(answer))
 
 
 async def _emit(client: "Client", arguments: argparse.Namespace) -> None:
-    await client.emit(arguments.pattern, arguments.data)
+    await client.emit(arguments.pattern, arguments.data, headers=dict(arguments.header))
 
 
 async def _stream(client: "Client", arguments: argparse.Namespace) -> None:
-    async for item in client.stream(arguments.pattern, arguments.data):
+    headers = dict(arguments.header)
+    async for item in client.stream(arguments.pattern, arguments.data, headers=headers):
         print(_text(item), flush=True)  # one by one, also into a pipe
 
 

@@ -1,11 +1,12 @@
-"""The command line: `understudy run | send | emit | stream | dead-letters`.
+"""The command line: `understudy run | status | tree | top | send | dead-letters | ...`.
 
 Here are the parser and what all commands share; each group of commands has a file of
 its own, which imports what is costly only when one of its commands runs.
 
-Exit codes: 0 done, 1 the answer was an error or an id unknown, 2 wrong usage, 69 the
-service cannot be reached, 78 a declaration or option is wrong, 130 interrupted, 141 the
-reader of our output is gone; `run` has those of `supervisors/run.py` besides.
+Exit codes: 0 done, 1 the answer was an error, an id unknown or a service not ready, 2
+wrong usage, 69 the service cannot be reached, 78 a declaration or option is wrong, 130
+interrupted, 141 the reader of our output is gone; `run` has those of `supervisors/run.py`
+besides.
 """
 
 import argparse
@@ -16,7 +17,7 @@ from importlib.metadata import version
 from typing import Any, Final
 
 from ..actors.errors import DeclarationError
-from . import client, dead_letters, run
+from . import check, client, completion, dead_letters, new, run, status, top
 
 __all__ = ["main"]
 
@@ -54,8 +55,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="show the version and exit")
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for group in (run, client, dead_letters):
+    for group in (new, check, run, status, top, client, dead_letters):
         group.add_commands(commands)
+    completion.add_command(commands, parser)
     return parser
 
 

@@ -32,9 +32,22 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     command.add_argument("--dead-letters", metavar="PATH", help="the file for dead letters")
     command.add_argument(
+        "--control", metavar="PATH", help="the path of the control socket, or 'off' for none"
+    )
+    command.add_argument(
         "--log-format",
         choices=("auto", "text", "json"),
         help="auto (default): text on a terminal, JSON lines anywhere else",
+    )
+    command.add_argument(
+        "--reload", action="store_true", help="start again when Python files here change"
+    )
+    command.add_argument(
+        "--reload-dir",
+        action="append",
+        default=[],
+        metavar="PATH",
+        help="watch this folder instead of the working directory; may be repeated",
     )
     command.set_defaults(run=_run)
 
@@ -89,9 +102,20 @@ def _not_found(name: str, here: str) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
+    if arguments.reload:
+        from .reload import run_again  # noqa: PLC0415  # for those who ask for it
+
+        return run_again(arguments)
     from ..supervisors.run import run  # noqa: PLC0415  # loads trio
 
     tree = find_tree(arguments.tree)
     options = {} if arguments.dead_letters is None else {"dead_letters": arguments.dead_letters}
-    run(tree, drain=arguments.drain, logs=arguments.log_format or True, **options)
+    control = True if arguments.control is None else arguments.control
+    run(
+        tree,
+        drain=arguments.drain,
+        logs=arguments.log_format or True,
+        control=False if control == "off" else control,
+        **options,
+    )
     return 0
