@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .behavior import Handler
     from .envelope import Receipt
 
-__all__ = ["Abroad", "AwayHand", "asyncio_call", "trio_call"]
+__all__ = ["Abroad", "AwayHand", "asyncio_call", "autojump_of", "trio_call"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -202,6 +202,11 @@ class _Pause:
         self._count = 0
         self._threshold = math.inf
 
+    @property
+    def own_threshold(self) -> float:
+        own: float = self._threshold if self._count else self._clock.autojump_threshold
+        return own
+
     def hold(self, count: int) -> None:
         before, self._count = self._count, self._count + count
         if not before:
@@ -223,6 +228,12 @@ def _pause_of(clock: Any) -> _Pause | None:
         pause = _Pause(clock)
         _PAUSE.set(pause)
         return pause
+
+
+def autojump_of(clock: Any) -> float:
+    """The threshold that a test gave to a clock, also while asyncio code keeps it from jumping."""
+    pause = _pause_of(clock)
+    return math.inf if pause is None else pause.own_threshold
 
 
 @cache

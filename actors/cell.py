@@ -23,14 +23,14 @@ from .batches import Batches
 from .behavior import Behavior, Handler
 from .belongings import Belongings
 from .classify import NO_TABLE, Word, classify
-from .context import CURRENT, TAKEN, Hand
+from .context import CURRENT, NOTHING, TAKEN, Hand
 from .envelope import Envelope
 from .errors import Fenced, Retry
 from .incarnation import Crash, Incarnation
 from .keys import KeyOf, Keys, key_function
 from .lanes import LEAVE, Doze, Lanes
 from .lifecycle import Activated, Bus, Passivated, Undelivered
-from .mailbox import Mailbox, Overflow
+from .mailbox import Mailbox, MailboxStatistics, Overflow
 from .ref import Ref
 from .rest import Rests
 from .retry import RetryPolicy
@@ -38,7 +38,7 @@ from .sickness import WELL, Sickness, Well
 from .timers import Timer, Timers
 from .watching import Links, Terminated, Watches
 
-__all__ = ["Cell", "CellOptions", "CellServices", "Offspring", "Tracer"]
+__all__ = ["Cell", "CellOptions", "CellServices", "CellStatistics", "Offspring", "Tracer"]
 
 
 @attrs.frozen
@@ -67,6 +67,23 @@ class CellOptions:
     blame: Literal["message", "actor"] = "message"
     passivate_after: float | None = None
     retry: RetryPolicy | None = None
+
+
+@attrs.frozen
+class CellStatistics:
+    """A reading of one actor.
+
+    `in_hand` messages are being handled, `held` events wait because it is sick, `crashes`
+    in a row were on outside messages. A passive one has no instance just now.
+    """
+
+    mailbox: MailboxStatistics
+    in_hand: int
+    held: int
+    crashes: int
+    sick: bool
+    suspended: bool
+    passive: bool
 
 
 class Offspring(Protocol):
@@ -143,6 +160,7 @@ class Cell:
         "ref",
         "services",
         "sickness",
+        "stand_in",
         "suspended",
         "tracer",
     )
@@ -173,6 +191,7 @@ class Cell:
         self.instance: Actor[Any] | None = None
         self.abroad: Abroad | None = None
         self.tracer: Tracer | None = None
+        self.stand_in: Callable[[Handler], Handler] | None = None  # of tests, to inject faults
         self.suspended = False
         self._arguments = arguments
         self._local_ids = 0
@@ -185,6 +204,18 @@ class Cell:
 
     def __repr__(self) -> str:
         return f"<Cell {self.path} {self.actor.__qualname__}>"
+
+    def statistics(self) -> CellStatistics:
+        hands, sickness = self.mailbox.hands, self.sickness
+        return CellStatistics(
+            mailbox=self.mailbox.statistics(),
+            in_hand=sum(not hand.fenced and hand.envelope is not NOTHING for hand in hands),
+            held=len(sickness.held),
+            crashes=sickness.crashes,
+            sick=sickness.sick,
+            suspended=self.suspended,
+            passive=self.instance is None,
+        )
 
     # -- one incarnation ----------------------------------------------------------
 
@@ -501,6 +532,10 @@ class Cell:
         if self._life is not None:
             self._life.interrupt = True
             self._wake_lanes()
+
+    @property
+    def observed(self) -> bool:
+        return self.tracer is not None or self.stand_in is not None
 
     def _wake_lanes(self) -> None:
         """Let the lanes look what is the matter; who sleeps will look when there is mail."""

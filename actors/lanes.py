@@ -136,7 +136,7 @@ class Lanes:
         queue, senders = mailbox.ready_queue(), mailbox.senders
         take = queue.popleft
         receive = self.receive
-        special = keys is not None or batches is not None or cell.tracer is not None
+        special = keys is not None or batches is not None or cell.observed
         parallel = self._nursery is not None
         while True:
             for _ in _BURST:
@@ -145,7 +145,7 @@ class Lanes:
                     if envelope is _END:
                         return
                     receive, keys = self.receive, cell.keys
-                    special = keys is not None or batches is not None or cell.tracer is not None
+                    special = keys is not None or batches is not None or cell.observed
                     if envelope is None:
                         if not queue:
                             break
@@ -168,13 +168,16 @@ class Lanes:
                     continue
                 handler = envelope.handler or receive
                 try:
-                    if special and not self._begins(envelope):
-                        hand.envelope = NOTHING
-                        if not self._is_blocked():
-                            continue
-                        if incarnation.stopping:
-                            return
-                        break
+                    if special:
+                        if not self._begins(envelope):
+                            hand.envelope = NOTHING
+                            if not self._is_blocked():
+                                continue
+                            if incarnation.stopping:
+                                return
+                            break
+                        if cell.stand_in is not None:
+                            handler = cell.stand_in(handler)
                     if parallel and (queue or not mailbox.parked):
                         self._share()
                     if handler.direct:
@@ -244,7 +247,7 @@ class Lanes:
             cell.mailbox.wake()  # other lanes must hear of it, too
             return _END
         incarnation.interrupt = bool(
-            incarnation.stopping or incarnation.signals or cell.tracer is not None or self.shifting
+            incarnation.stopping or incarnation.signals or cell.observed or self.shifting
         )
         return envelope
 

@@ -14,7 +14,7 @@ from typing import Final
 import attrs
 import pytest
 
-from understudy import RpcError, connect
+from understudy import connect
 
 ROOT: Final = Path(__file__).parents[2]
 SHOP: Final = [sys.executable, "-W", "error", "examples/shop.py"]
@@ -162,12 +162,6 @@ async def test_the_service_answers_and_streams(service: Service) -> None:
 
     assert order == {"id": 1, **wish, "total": 2400, "state": "placed"}
     assert listed == [order]
-
-
-async def test_the_service_refuses_what_it_does_not_have(service: Service) -> None:
-    async with connect(service.url) as client:
-        with pytest.raises(RpcError, match="there is no order 7"):
-            await client.send("payments.pay", {"id": 7})
 
 
 def test_the_service_ends_with_0_when_it_is_told_to(service: Service) -> None:

@@ -244,3 +244,53 @@ async def test_a_lifecycle_listens_to_a_whole_tree_or_one_path(clock: MockClock)
 
 class Echo2(Actor):
     pass
+
+
+# -- what is expected of it ---------------------------------------------------------
+
+
+async def test_a_crash_is_expected_by_its_kind_and_text(clock: MockClock) -> None:
+    async with isolated(Echo) as echo:
+        with pytest.raises(RpcError):
+            await echo.request("fail", "value")
+        crash = await echo.expect_crash(ValueError, match="^x$")
+        assert (crash.pattern, crash.origin) == ("fail", "outside-1")
+        await echo.expect_no_crash(within=10)
+
+        with pytest.raises(RpcError):
+            await echo.request("fail", "value")
+        with pytest.raises(AssertionError, match="expected no crash within 1 s; what came: isolat"):
+            await echo.expect_no_crash()
+        with pytest.raises(
+            AssertionError, match="expected a crash by ValueError matching 'y' with"
+        ):
+            await echo.expect_crash(ValueError, match="y")
+        await echo.expect_crash()
+
+
+async def test_a_restart_is_expected_until_it_is_complete(clock: MockClock) -> None:
+    async with isolated(Echo, max_restarts=9) as echo:
+        for number in (2, 3):
+            await echo.crash()
+            restart = await echo.expect_restart()
+            assert (restart.incarnation, echo.incarnation, echo.restarts) == (
+                number,
+                number,
+                number - 1,
+            )
+        with pytest.raises(AssertionError, match="expected a restart within 3 s"):
+            await echo.expect_restart(within=3)
+
+
+async def test_a_dead_letter_is_expected_once(clock: MockClock) -> None:
+    async with isolated(Echo) as echo:
+        await echo.event("noted", b"{")
+        letter = await echo.expect_dead_letter("noted")
+        assert (letter.reason, letter.body) == ("does not fit", b"{")
+        with pytest.raises(AssertionError, match=r"a dead letter of noted within 5 s; .* nothing"):
+            await echo.expect_dead_letter("noted", within=5)
+
+
+async def test_the_tree_shows_an_actor_as_what_it_is(clock: MockClock) -> None:
+    async with isolated(Echo) as echo:
+        assert [line.kind for line in echo.system.tree()] == ["supervisor", "actor"]

@@ -205,3 +205,130 @@ def test_a_probe_is_a_reference(probe: Probe) -> None:
         return mail.path
 
     assert wants(probe) == "probe/mail"
+
+
+# -- more than one message --------------------------------------------------------
+
+
+async def test_so_many_messages_are_received_in_order_or_none(
+    probe: Probe, clock: MockClock
+) -> None:
+    for name in ("ada", "bob", "eve"):
+        probe.tell(Send(name))
+    probe.tell("mail.find", 7)
+
+    assert await probe.receive_n(2, Send) == [Send("ada"), Send("bob")]
+    with pytest.raises(AssertionError) as caught:
+        await probe.receive_n(2, Send, within=2)
+    assert str(caught.value) == (
+        "mail: expected 2 times a Send within 2 s; what came and was not expected yet:"
+        "\n  tell Send(to='eve')\n  tell mail.find 7"
+    )
+    assert await probe.receive_n(2) == [Send("eve"), 7]
+
+
+async def test_equal_messages_are_two(probe: Probe, clock: MockClock) -> None:
+    probe.tell(Send("ada"))
+    probe.tell(Send("ada"))
+
+    assert await probe.expect(Send("ada")) == await probe.expect(Send("ada"))
+    await probe.expect_nothing()
+
+
+async def test_what_is_ignored_need_not_be_expected(probe: Probe, clock: MockClock) -> None:
+    probe.tell(Send("ada"))
+    probe.ignore(Send)
+    probe.tell(Send("bob"))
+    await probe.expect_nothing()
+
+    probe.tell("mail.find", 1)
+    with pytest.raises(AssertionError, match="mail: expected nothing within 1 s"):
+        await probe.expect_nothing()
+    assert len(probe.received) == 3
+
+
+async def test_one_kind_of_message_can_be_excluded(probe: Probe, clock: MockClock) -> None:
+    probe.tell("mail.find", 1)
+    await probe.expect_none(Send, within=3)
+    assert trio.current_time() == 3
+
+    probe.tell(Send("ada"))
+    with pytest.raises(AssertionError, match=r"mail: expected no Send within 1 s; what came: tell"):
+        await probe.expect_none(Send)
+    assert trio.current_time() == 3
+
+
+async def test_all_of_a_block_shares_its_time(
+    probe: Probe, nursery: trio.Nursery, clock: MockClock
+) -> None:
+    async def send() -> None:
+        for _ in range(3):
+            await trio.sleep(2)
+            probe.tell(Send("ada"))
+
+    nursery.start_soon(send)
+    with probe.within(5):
+        await probe.expect(Send)
+        await probe.expect(Send, within=100)
+        with pytest.raises(AssertionError, match=r"expected a Send within 1 s; .*: nothing"):
+            await probe.expect(Send)
+    assert trio.current_time() == 5
+
+
+async def test_a_block_that_takes_too_long_fails(probe: Probe, clock: MockClock) -> None:
+    with pytest.raises(AssertionError, match="to be done within 5 s, but it took 6 s"):
+        with probe.within(5):
+            await trio.sleep(6)
+    with pytest.raises(AssertionError, match="within 2 s, but"):
+        with probe.within(9), probe.within(2):
+            await trio.sleep(3)
+
+
+async def test_a_short_wait_for_nothing_does_not_excuse_a_long_block(
+    probe: Probe, clock: MockClock
+) -> None:
+    async def run() -> None:
+        with probe.within(4):
+            await probe.expect_nothing(within=1)
+            await trio.sleep(4)
+
+    with pytest.raises(AssertionError, match="within 4 s, but it took 5 s"):
+        await run()
+
+
+async def test_in_real_time_a_block_may_be_waited_out(probe: Probe) -> None:
+    with probe.within(0.05):
+        await probe.expect_nothing()
+
+
+async def test_an_error_in_a_block_that_took_too_long_is_the_one_shown(
+    probe: Probe, clock: MockClock
+) -> None:
+    async def run() -> None:
+        with probe.within(1):
+            await trio.sleep(2)
+            raise ValueError("mine")
+
+    with pytest.raises(ValueError, match="mine"):
+        await run()
+
+
+async def test_answers_can_be_scripted_one_after_the_other(probe: Probe) -> None:
+    probe.answers(Sent, 0)
+    probe.answers(Sent, RpcError("closed"), times=1)
+    probe.answers(Sent, 9, times=2)
+
+    assert [await probe.ask(Sent()), await probe.ask(Sent())] == [9, 9]
+    with pytest.raises(RpcError, match="closed"):
+        await probe.ask(Sent())
+    assert [await probe.ask(Sent()), await probe.ask(Sent())] == [0, 0]
+    with pytest.raises(ValueError, match=r"answers\(times=0\)"):
+        probe.answers(Sent, 1, times=0)
+
+
+async def test_more_than_can_be_read_is_cut_short(probe: Probe, clock: MockClock) -> None:
+    for number in range(25):
+        probe.tell("mail.find", number)
+    with pytest.raises(AssertionError) as caught:
+        await probe.expect(Send)
+    assert str(caught.value).endswith("\n  tell mail.find 19\n  and 5 more")

@@ -4,7 +4,16 @@ import re
 from collections.abc import Callable
 from typing import TypeVar
 
-from ..actors.lifecycle import Bus, DeadLettered, Notice, Undelivered
+from ..actors.lifecycle import (
+    Bus,
+    Crashed,
+    DeadLettered,
+    Notice,
+    Restarting,
+    Started,
+    Undelivered,
+)
+from ..supervisors.log_text import line_of
 from .record import Record
 
 __all__ = ["Lifecycle"]
@@ -22,7 +31,7 @@ class Lifecycle:
 
     def __init__(self, bus: Bus | None = None, path: str | None = None) -> None:
         self.path = path
-        self._record: Record[Notice] = Record(f"the lifecycle of {path or 'the tree'}")
+        self._record: Record[Notice] = Record(f"the lifecycle of {path or 'the tree'}", _said)
         if bus is not None:
             self.listen(bus)
 
@@ -54,11 +63,75 @@ class Lifecycle:
 
         Raises `AssertionError` when none has come after `within` seconds.
         """
+        __tracebackhide__ = True
+        return await self._next(kind, _words(kind), where, within)
+
+    async def expect_crash(
+        self,
+        error: type[BaseException] = BaseException,
+        *,
+        match: str = "",
+        path: str | None = None,
+        within: float = 1.0,
+    ) -> Crashed:
+        """The next crash with such an `error`, whose text matches; of the child at `path`.
+
+        `match` is a regular expression, searched for as `pytest.raises` does. Raises
+        `AssertionError` when there was no such crash after `within` seconds.
+        """
+        __tracebackhide__ = True
+        wanted = _of(path, "a crash" if error is BaseException else f"a crash by {error.__name__}")
+
+        def fits(notice: Crashed) -> bool:
+            right = isinstance(notice.error, error) and _is_at(notice, path)
+            return right and re.search(match, str(notice.error)) is not None
+
+        if match:
+            wanted = f"{wanted} matching {match!r}"
+        return await self._next(Crashed, wanted, fits, within)
+
+    async def expect_no_crash(self, *, path: str | None = None, within: float = 1.0) -> None:
+        """Raises `AssertionError` for a crash not expected yet, or that comes `within` seconds."""
+        __tracebackhide__ = True
+
+        def fits(notice: Notice) -> bool:
+            return isinstance(notice, Crashed) and _is_at(notice, path)
+
+        await self._record.take_nothing(within, _of(path, "no crash"), fits)
+
+    async def expect_restart(self, *, path: str | None = None, within: float = 60.0) -> Restarting:
+        """The next restart, complete: `within` seconds for the delay and the start.
+
+        What is returned says which incarnation it is, how long it was waited for, and how
+        many more restarts are allowed.
+        """
+        __tracebackhide__ = True
+        restart = await self._next(
+            Restarting, _of(path, "a restart"), lambda notice: _is_at(notice, path), within
+        )
+
+        def fits(notice: Started) -> bool:
+            same = notice.path == restart.path
+            return same and notice.incarnation >= restart.incarnation
+
+        wanted = f"incarnation {restart.incarnation} of {restart.path} to start"
+        await self._next(Started, wanted, fits, within)
+        return restart
+
+    def restarts(self, path: str | None = None) -> int:
+        """How often the child at `path` was restarted, with its siblings or alone."""
+        path = self.path if path is None else path
+        return sum(path == one.path or path in one.siblings for one in self.of(Restarting))
+
+    async def _next(
+        self, kind: type[N], wanted: str, where: Callable[[N], bool] | None, within: float
+    ) -> N:
+        __tracebackhide__ = True
 
         def matches(notice: Notice) -> bool:
             return isinstance(notice, kind) and (where is None or where(notice))
 
-        found = await self._record.take(_words(kind), matches, within)
+        found = await self._record.take(wanted, matches, within)
         if not isinstance(found, kind):  # never: `matches` has looked
             raise TypeError(f"{found!r} is no {kind.__name__}")
         return found
@@ -70,3 +143,15 @@ class Lifecycle:
 
 def _words(kind: type[Notice]) -> str:
     return _WORD.sub(" ", kind.__name__).lower()
+
+
+def _said(notice: Notice) -> str:
+    return line_of(notice).text
+
+
+def _is_at(notice: Notice, path: str | None) -> bool:
+    return path is None or notice.path == path
+
+
+def _of(path: str | None, what: str) -> str:
+    return what if path is None else f"{what} of {path}"

@@ -6,7 +6,8 @@ must come. Given the class it stands for, it refuses what that class would refus
 """
 
 import inspect
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Final, Literal, TypeVar, overload
 
 import attrs
@@ -27,6 +28,9 @@ T = TypeVar("T")
 
 _ABSENT: Final = object()
 
+_PATIENCE: Final = 1.0
+"""Seconds for which something is expected unless the test says otherwise."""
+
 
 @attrs.frozen
 class Received:
@@ -45,6 +49,15 @@ class Received:
         return f"{self.how}{to} {self.message!r}"
 
 
+@attrs.define(eq=False)
+class _Script:
+    """One scripted answer, and how often it is still to be given; None for always."""
+
+    matches: Callable[[Received], bool]
+    outcome: Any
+    left: int | None
+
+
 class Probe(Ref[Any]):
     """Takes the place of a `Ref` in a test; `actor` is the class it stands for, if given."""
 
@@ -53,7 +66,9 @@ class Probe(Ref[Any]):
         self._name = name or (actor.__name__.lower() if actor is not None else "probe")
         self._class = Behavior.of(actor) if actor is not None else None
         self._record: Record[Received] = Record(self._name)
-        self._script: list[tuple[Callable[[Received], bool], Any]] = []
+        self._script: list[_Script] = []
+        self._deadline: float | None = None
+        self._waited_out = False
 
     # -- what the test does with it
 
@@ -62,31 +77,111 @@ class Probe(Ref[Any]):
         """Everything that was sent to it, oldest first."""
         return self._record.everything
 
-    def answers(self, to: Any, outcome: Any) -> None:
+    def answers(self, to: Any, outcome: Any, *, times: int | None = None) -> None:
         """Answer asks that match `to` from now on; what was scripted last comes first.
 
         `to` is as in `expect`. An exception is raised, a function is called with the
         message (and awaited if it is async), anything else is the answer itself. For
         `stream` it is an iterable of the items; an exception among them is raised there.
+        After `times` answers, what was scripted before is looked at again.
         """
-        self._script.insert(0, (_matcher(to), outcome))
+        if times is not None and times < 1:
+            raise ValueError(f"answers(times={times}): 1 or more expected, or None for always.")
+        self._script.insert(0, _Script(_matcher(to), outcome, times))
+
+    def ignore(self, what: Any) -> None:
+        """Let messages that match `what` be: they need not be expected, and are not missed.
+
+        `what` is as in `expect`. They stay in `received`, and asks among them are answered.
+        """
+        self._record.ignore(_matcher(what))
 
     @overload
-    async def expect(self, wanted: type[T], /, *, within: float = ...) -> T: ...
+    async def expect(self, wanted: type[T], /, *, within: float | None = ...) -> T: ...
     @overload
-    async def expect(self, wanted: Any, /, *, within: float = ...) -> Any: ...
-    async def expect(self, wanted: Any, /, *, within: float = 1.0) -> Any:
+    async def expect(self, wanted: Any, /, *, within: float | None = ...) -> Any: ...
+    async def expect(self, wanted: Any, /, *, within: float | None = None) -> Any:
         """What was sent first of all that matches; each message is returned once.
 
         `wanted` is a type of messages, a pattern or a method (its data is returned then), a
         message to be equal to, or a function of the message that says yes or no.
-        Raises `AssertionError` when nothing has come after `within` seconds.
+        Raises `AssertionError` when nothing has come after `within` seconds: 1, or what
+        is left of a `within` block.
         """
-        return (await self._record.take(_shown(wanted), _matcher(wanted), within)).message
+        __tracebackhide__ = True
+        limit = self._limit(within)
+        return (await self._record.take(_shown(wanted), _matcher(wanted), limit)).message
 
-    async def expect_nothing(self, *, within: float = 1.0) -> None:
+    @overload
+    async def receive_n(
+        self, count: int, wanted: type[T], /, *, within: float | None = ...
+    ) -> list[T]: ...
+    @overload
+    async def receive_n(
+        self, count: int, wanted: Any = ..., /, *, within: float | None = ...
+    ) -> list[Any]: ...
+    async def receive_n(
+        self, count: int, wanted: Any = object, /, *, within: float | None = None
+    ) -> list[Any]:
+        """The next `count` messages (that match), in order; all of them `within` seconds.
+
+        Raises `AssertionError` if there are fewer, and returns none of them then.
+        """
+        __tracebackhide__ = True
+        what = "messages" if wanted is object else f"times {_shown(wanted)}"
+        found = await self._record.take_some(
+            count, f"{count} {what}", _matcher(wanted), self._limit(within)
+        )
+        return [received.message for received in found]
+
+    async def expect_none(self, unwanted: Any, /, *, within: float | None = None) -> None:
+        """Raises `AssertionError` for a message that matches, not expected yet or still to come.
+
+        `unwanted` is as in `expect`. Waits for all of `within` seconds.
+        """
+        __tracebackhide__ = True
+        what = f"no {_shown(unwanted).removeprefix('a ')}"
+        await self._record.take_nothing(self._limit(within), what, _matcher(unwanted))
+        self._waited()
+
+    async def expect_nothing(self, *, within: float | None = None) -> None:
         """Raises `AssertionError` for anything not expected yet, or that comes `within` seconds."""
-        await self._record.take_nothing(within)
+        __tracebackhide__ = True
+        await self._record.take_nothing(self._limit(within))
+        self._waited()
+
+    @contextmanager
+    def within(self, seconds: float) -> Iterator[None]:
+        """The block must be done in `seconds`, all that is expected in it together.
+
+        Raises `AssertionError` if it was not. `expect_nothing` and `expect_none` wait for
+        what is left of the time.
+        """
+        __tracebackhide__ = True
+        before, began = self._deadline, trio.current_time()
+        ends = began + seconds
+        self._deadline = ends if before is None else min(before, ends)
+        self._waited_out = False
+        try:
+            yield
+        finally:
+            self._deadline = before
+        took = trio.current_time() - began
+        # Who waits until the end of the time is a little later than that.
+        if took > seconds and not self._waited_out:
+            raise AssertionError(
+                f"{self._name}: expected the block to be done within {seconds:g} s, "
+                f"but it took {took:g} s."
+            )
+
+    def _waited(self) -> None:
+        self._waited_out = self._deadline is not None and trio.current_time() >= self._deadline
+
+    def _limit(self, within: float | None) -> float:
+        left = None if self._deadline is None else max(0.0, self._deadline - trio.current_time())
+        if within is None:
+            return _PATIENCE if left is None else left
+        return within if left is None else min(within, left)
 
     # -- what the actor does with it
 
@@ -156,9 +251,13 @@ class Probe(Ref[Any]):
         return outcome
 
     def _scripted(self, received: Received) -> Any:
-        for matches, outcome in self._script:
-            if matches(received):
-                return outcome
+        for script in self._script:
+            if script.matches(received):
+                if script.left is not None:
+                    script.left -= 1
+                    if not script.left:
+                        self._script.remove(script)
+                return script.outcome
         raise AssertionError(
             f"{self._name} has no answer to: {received!r}. "
             "Script one with probe.answers(type, pattern or method, answer)."

@@ -5,11 +5,10 @@ dead letters stay in memory, `thread=True` handlers run in place and random numb
 come from a seed, so that pytest-trio's `autojump_clock` gives virtual time.
 """
 
-from collections.abc import AsyncIterator, Callable, Hashable
+from collections.abc import AsyncIterator, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NoReturn, TypeVar
 
-import attrs
 import trio
 
 from ..actors.actor import Actor
@@ -18,17 +17,22 @@ from ..actors.cell import Cell
 from ..actors.encoding import encode
 from ..actors.envelope import Envelope
 from ..actors.errors import ActorStopped, NoHandler
-from ..actors.lifecycle import Bus, Crashed, Started
+from ..actors.lifecycle import Crashed, Restarting, Started
 from ..actors.pattern import Pattern, route_of
 from ..actors.payload import Payload
 from ..actors.ref import Ref
 from ..actors.retry import DEFAULT_POLICY, RetryPolicy
-from ..supervisors.child import ActorSpec, Supervisor, Wiring, child
+from ..supervisors.child import Supervisor, child
 from ..supervisors.delivery.intake import Inbound
 from ..supervisors.delivery.record import DeadLetter
 from ..supervisors.system import System, running
+from .failures import is_cancelled, of_a_block
+from .faults import Fault
+from .injection import arm
+from .letters import DeadLetters
 from .lifecycle import Lifecycle
 from .outside import Delivery, OutsideRequest
+from .specs import prepared
 
 __all__ = ["Isolated", "isolated"]
 
@@ -47,10 +51,13 @@ class Isolated(Ref[A_co]):
     system: System
     """The tree around it."""
 
-    def __init__(self, system: System, cell: Cell, lifecycle: Lifecycle) -> None:
+    def __init__(
+        self, system: System, cell: Cell, lifecycle: Lifecycle, letters: DeadLetters
+    ) -> None:
         super().__init__(cell.mailbox, cell.behavior, system.timers, cell.undelivered)
         self.system = system
         self.lifecycle = lifecycle
+        self._letters = letters
         self._cell = cell
         self._sent = 0
 
@@ -63,6 +70,44 @@ class Isolated(Ref[A_co]):
         """All dead letters so far, oldest first, once they are durable."""
         await self.system.office.flush()
         return list(await self.system.office.store.find(limit=1_000_000))
+
+    async def expect_dead_letter(
+        self,
+        pattern: Pattern | Callable[..., Any] | None = None,
+        *,
+        reason: str | None = None,
+        attempts: int | None = None,
+        within: float = 60.0,
+    ) -> DeadLetter:
+        """The next dead letter of a pattern, a method or a type of messages, each returned once.
+
+        `reason` is "crashed", "rejected", "does not fit", "no handler"... Raises
+        `AssertionError` when there was none after `within` seconds.
+        """
+        __tracebackhide__ = True
+        return await self._letters.expect(self.system, pattern, reason, attempts, within)
+
+    async def expect_crash(
+        self, error: type[BaseException] = BaseException, *, match: str = "", within: float = 1.0
+    ) -> Crashed:
+        """Its next crash with such an `error`; see `Lifecycle.expect_crash`."""
+        __tracebackhide__ = True
+        return await self.lifecycle.expect_crash(error, match=match, within=within)
+
+    async def expect_no_crash(self, *, within: float = 1.0) -> None:
+        """Raises `AssertionError` for a crash not expected yet, or that comes `within` seconds."""
+        __tracebackhide__ = True
+        await self.lifecycle.expect_no_crash(within=within)
+
+    async def expect_restart(self, *, within: float = 60.0) -> Restarting:
+        """Its next restart, complete; see `Lifecycle.expect_restart`."""
+        __tracebackhide__ = True
+        return await self.lifecycle.expect_restart(within=within)
+
+    @property
+    def restarts(self) -> int:
+        """How often it was restarted so far."""
+        return self.lifecycle.restarts()
 
     async def crash(self, error: Exception | None = None) -> None:
         """Let it crash of its own, and wait until its supervisor has heard of it.
@@ -156,49 +201,42 @@ async def isolated(
     within: float = 5.0,
     events: RetryPolicy = DEFAULT_POLICY,
     seed: int = 0,
+    faults: Sequence[Fault] = (),
     **options: Any,
 ) -> AsyncIterator[Isolated[A]]:
     """Run one actor alone, made from `arguments`, for as long as the block lasts.
 
     `max_restarts` and `within` are those of its supervisor, `options` those of
-    `child`. Leaving the block stops it in order, and what waits is handled first. An
-    error in the block is raised as it is; if the tree ends by itself, the block is
-    cancelled and what ended the tree raised (`SupervisorGaveUp`, `StartFailed`).
+    `child`. `faults` are there from its first start on, see `inject`.
+
+    Leaving the block stops it in order, and what waits is handled first. An error in the
+    block is raised as it is; if the tree ends by itself, the block is cancelled and what
+    ended the tree raised (`SupervisorGaveUp`, `StartFailed`).
     """
     spec = child(actor, *arguments, **options)
-    lifecycle = Lifecycle(path=f"{TREE}/{spec.name}")
-    tree = Supervisor(TREE, [_watched(spec, lifecycle)], max_restarts=max_restarts, within=within)
+    path = f"{TREE}/{spec.name}"
+    lifecycle = Lifecycle(path=path)
+
+    def prepare(cell: Cell) -> None:
+        lifecycle.listen(cell.services.bus)
+        if faults:
+            arm(cell, faults)
+
+    tree = Supervisor(TREE, [prepared(spec, prepare)], max_restarts=max_restarts, within=within)
     failure: BaseException | None = None
     async with running(tree, seed=seed, events=events, threads=False) as system:
-        cell = system.registry.find(f"{TREE}/{spec.name}")
-        handle: Isolated[A] = Isolated(system, cell, lifecycle)
+        cell = system.registry.find(path)
+        handle: Isolated[A] = Isolated(system, cell, lifecycle, DeadLetters(system.bus))
         await lifecycle.expect(Started)
         try:
             yield handle
-        except (trio.Cancelled, BaseExceptionGroup):
-            raise
         # Also what is no Exception (pytest's own failures): nurseries would wrap it.
-        except BaseException as error:  # noqa: BLE001
+        except BaseException as error:
+            if is_cancelled(error):
+                raise
             failure = error
     if failure is not None:
-        raise failure
-
-
-@attrs.frozen(kw_only=True)
-class _WatchedSpec(ActorSpec[Any]):
-    """An actor's spec that lets a lifecycle listen before the actor starts."""
-
-    lifecycle: Lifecycle
-
-    def build(self, wiring: Wiring) -> Cell:
-        bus: Bus = wiring.services.bus
-        self.lifecycle.listen(bus)
-        return super().build(wiring)
-
-
-def _watched(spec: ActorSpec[Any], lifecycle: Lifecycle) -> _WatchedSpec:
-    same = {field.name: getattr(spec, field.name) for field in attrs.fields(ActorSpec)}
-    return _WatchedSpec(**same, lifecycle=lifecycle)
+        raise of_a_block(failure)
 
 
 def _body(data: object) -> bytes:
