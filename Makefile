@@ -36,6 +36,12 @@ prove: $(VENV)/.test
 	$(RUN)/python -m tests.campaigns.jetstream
 	$(RUN)/python -m tests.campaigns.redis_streams
 	$(RUN)/python -m tests.campaigns.rabbitmq
+	$(RUN)/python -m tests.campaigns.mqtt network
+	$(RUN)/python -m tests.campaigns.kafka
+	$(RUN)/python -m tests.campaigns.drain
+	$(RUN)/python -m tests.campaigns.hostile_tcp
+	-$(RUN)/python -m pip install -q -e '.[prove]'
+	$(RUN)/python -m tests.campaigns.fuzz_tcp --seconds 600
 	$(RUN)/python -m tests.mutation --jobs 2
 
 # Build the wheel, install it into a clean environment, and use it there.

@@ -8,7 +8,11 @@ from trio.testing import MockClock
 
 from .brokers.fixtures import (
     certificates,
+    kafka_broker,
+    mqtt_broker,
     nats_broker,
+    own_kafka,
+    own_mqtt,
     own_nats,
     own_rabbitmq,
     own_redis,
@@ -19,7 +23,11 @@ from .brokers.fixtures import (
 __all__ = [
     "certificates",
     "clock",
+    "kafka_broker",
+    "mqtt_broker",
     "nats_broker",
+    "own_kafka",
+    "own_mqtt",
     "own_nats",
     "own_rabbitmq",
     "own_redis",

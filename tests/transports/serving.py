@@ -30,22 +30,32 @@ __all__ = [
     "url_of",
 ]
 
-DIRECT: Final = {"tcp": "tcp://127.0.0.1:0", "memory": "memory://shop"}
+DIRECT: Final = {
+    "tcp": "tcp://127.0.0.1:0",
+    "ws": "ws://127.0.0.1:0",
+    "memory": "memory://shop",
+    "grpc": "grpc://127.0.0.1:0?dialect=nestrs",
+}
 """Transports without anything between a client and the service."""
 
 BROKERS: Final = {
     "nats": ("nats_broker", "prefix"),
     "redis": ("redis_broker", "prefix"),
     "amqp": ("rabbitmq_broker", "queue"),
+    "mqtt": ("mqtt_broker", "prefix"),
 }
 """Transports with a broker: its fixture, and the option that keeps tests apart."""
 
 NOWHERE: Final = {
     "tcp": "tcp://127.0.0.1:1",
+    "ws": "ws://127.0.0.1:1",
     "memory": "memory://shop",
     "nats": "nats://127.0.0.1:1",
+    "kafka": "kafka://127.0.0.1:1?group=nowhere",
     "redis": "redis://127.0.0.1:1",
     "amqp": "amqp://127.0.0.1:1?queue=nowhere",
+    "mqtt": "mqtt://127.0.0.1:1",
+    "grpc": "grpc://127.0.0.1:1?dialect=nestrs",
 }
 """Where nothing listens."""
 
@@ -120,7 +130,8 @@ async def hosting(url: str, *children: ChildSpec, **options: Any) -> AsyncIterat
 
 def _found_at(url: str, system: System) -> str:
     direct = url.partition(":")[0] in DIRECT
-    return system.addresses()["shop/bridge"] if direct else url
+    _, mark, options = url.partition("?")
+    return f"{system.addresses()['shop/bridge']}{mark}{options}" if direct else url
 
 
 async def until(condition: Callable[[], object], *, within: float = 5.0) -> None:

@@ -46,6 +46,17 @@ def url(request: pytest.FixtureRequest) -> str:
 only_direct = pytest.mark.parametrize("url", DIRECT, indirect=True)
 """What nobody can promise who has a broker in between."""
 
+as_nest = pytest.mark.parametrize(
+    "url", [name for name in (*DIRECT, *BROKERS) if name != "grpc"], indirect=True
+)
+directly_as_nest = pytest.mark.parametrize(
+    "url", [name for name in DIRECT if name != "grpc"], indirect=True
+)
+"""gRPC is here in nestrs's dialect, whose errors look otherwise, and which has no streams.
+
+The other one has a method for each pattern, and tests of its own for all of this.
+"""
+
 
 @pytest.fixture
 async def shop(url: str, notes: Notes) -> AsyncIterator[Service]:
@@ -118,6 +129,7 @@ async def test_a_method_stands_for_its_pattern_and_types_the_answer(shop: Servic
         )
 
 
+@as_nest
 @pytest.mark.parametrize(
     ("error", "answer"),
     [
@@ -137,6 +149,7 @@ async def test_an_rpc_error_reaches_the_caller(shop: Service, error: Any, answer
     assert caught.value.error == answer
 
 
+@as_nest
 @pytest.mark.parametrize(
     ("pattern", "answer"),
     [
@@ -157,6 +170,7 @@ async def test_what_goes_wrong_inside_is_answered_and_not_told(
         assert await client.send("echo", 1) == 1
 
 
+@as_nest
 async def test_a_request_that_nobody_handles_fails_at_once(shop: Service) -> None:
     async with shop.client() as client:
         with trio.fail_after(1), pytest.raises((RpcError, NoResponders)) as caught:
@@ -166,6 +180,7 @@ async def test_a_request_that_nobody_handles_fails_at_once(shop: Service) -> Non
     assert str(caught.value) == NOBODY or str(caught.value).startswith(nobody)
 
 
+@as_nest
 async def test_a_payload_that_does_not_fit_is_refused_with_every_wrong_field(
     shop: Service,
 ) -> None:
@@ -260,18 +275,21 @@ async def test_a_thousand_failing_requests_harm_neither_service_nor_connection(
         assert await client.send("echo", "still here") == "still here"
     assert len(failures) == 1000
     if shop.url.partition(":")[0] in DIRECT:
-        assert shop.statistics().accepted == 1  # one connection
+        # One connection; those of gRPC are not ours to count.
+        assert getattr(shop.statistics(), "accepted", 1) == 1
 
 
 # -- streams ------------------------------------------------------------------
 
 
+@as_nest
 @pytest.mark.parametrize("count", [0, 1, 3, 1000], ids=["empty", "one", "three", "many"])
 async def test_a_stream_brings_its_items_in_order(shop: Service, count: int) -> None:
     async with shop.client() as client:
         assert [item async for item in client.stream(Shop.count, count)] == list(range(count))
 
 
+@as_nest
 @pytest.mark.parametrize(
     ("error", "answer"),
     [("no tea", {"status": "error", "message": "no tea"}), ("crash", INTERNAL)],
@@ -289,7 +307,7 @@ async def test_a_stream_that_fails_midway_brings_its_items_first(
     assert caught.value.error == answer
 
 
-@only_direct
+@directly_as_nest
 async def test_a_generator_that_waits_ends_when_its_caller_leaves(
     shop: Service, notes: Notes
 ) -> None:
@@ -301,7 +319,7 @@ async def test_a_generator_that_waits_ends_when_its_caller_leaves(
     await until(lambda: notes.seen == ["ended"])
 
 
-@only_direct
+@directly_as_nest
 async def test_a_generator_ends_when_its_caller_leaves(shop: Service, notes: Notes) -> None:
     async with shop.client() as client:
         async with aclosing(client.stream("count.on")) as items:
@@ -425,7 +443,7 @@ class Audit(Actor):
         self.seen.append((context.pattern, data))
 
 
-@only_direct
+@directly_as_nest
 async def test_wildcard_patterns_take_what_no_exact_pattern_takes(url: str) -> None:
     seen: list[Any] = []
     async with serving(url, child(Audit, seen)) as service, service.client() as client:
@@ -523,7 +541,7 @@ async def test_calls_that_wait_fail_at_once_when_the_service_ends(url: str, note
             await until(lambda: notes.seen == [1])
             shop.system.kill()
 
-    assert [(error.where, error.sent) for error in lost] == [(shop.url, True)]
+    assert [(error.where, error.sent) for error in lost] == [(shop.where, True)]
 
 
 @only_direct

@@ -11,10 +11,13 @@ import time
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, Final
+from urllib.parse import urlsplit
 
 import aio_pika
+import aiokafka
 import attrs
 import nats
+import paho.mqtt.publish
 import pytest
 import redis.asyncio
 import trio
@@ -81,10 +84,22 @@ async def _spoil_redis(url: str, name: str) -> None:
     await connection.aclose()
 
 
+async def _spoil_topic(url: str, name: str) -> None:
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port or 0
+    paho.mqtt.publish.single(f"{name}/work", BAD, qos=1, hostname=host, port=port)
+
+
 async def _spoil_queue(url: str, name: str) -> None:
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         await channel.default_exchange.publish(aio_pika.Message(BAD), name)
+
+
+async def _spoil_kafka(url: str, name: str) -> None:
+    servers = url.rpartition("/")[2]
+    async with aiokafka.AIOKafkaProducer(bootstrap_servers=servers) as producer:
+        await producer.send_and_wait(f"{name}.work", BAD)
 
 
 KINDS: Final = {
@@ -100,8 +115,20 @@ KINDS: Final = {
         lambda name: {"stream": name},
         _spoil_redis,
     ),
+    "mqtt": Kind(
+        "mqtt",
+        lambda name: {"client_id": name, "prefix": name},
+        lambda name: {"prefix": name},
+        _spoil_topic,
+    ),
     "rabbitmq": Kind(
         "rabbitmq", lambda name: {"queue": name}, lambda name: {"queue": name}, _spoil_queue
+    ),
+    "kafka": Kind(
+        "kafka",
+        lambda name: {"prefix": name, "values": "json"},
+        lambda name: {"prefix": name, "values": "json"},
+        _spoil_kafka,
     ),
     "rabbitmq quorum": Kind(
         "rabbitmq",

@@ -1,0 +1,385 @@
+"""The Kafka bridge: topics read as a member of a group, answers on topics.
+
+Promise: at least once. An offset is committed once its record and all before it in their
+partition were handled or are dead letters; what was not committed is read again, by
+whoever has the partition then. Records of one key are handled in the order in which they
+were written, whatever the concurrency.
+
+In the nest dialect a pattern is a topic. In the nestrs dialect all of them share one.
+"""
+
+import asyncio
+from functools import partial
+from typing import Any, Final
+
+import msgspec
+
+from ...actors.asyncio_queues import Inlet, Outlet
+from ...actors.asyncio_thread import AsyncioThread
+from ...actors.encoding import encode
+from ...supervisors.child import Wiring
+from ..broker.bridge import BrokerBridge
+from ..broker.channels import Channels
+from ..broker.connected import BridgeSession
+from ..broker.message import Outgoing, Received
+from ..broker.session import BrokerAway, Session
+from ..codec import nestrs_wire
+from ..codec.errors import CodecError
+from ..codec.packet import Incoming, TypedPacket
+from ..options import shown
+from . import values
+from .connection import Library, meant
+from .ledger import Partition
+from .message import KafkaReceived
+from .options import KafkaOptions, check_topic
+from .reader import Memory, Reader
+from .values import KEY
+from .writer import Sent, TooLong, Writer
+
+__all__ = ["NESTRS", "KafkaBridge", "KafkaSession"]
+
+NESTRS: Final = "nestrs"
+"""What stands before nestrs's topics, unless there is a prefix."""
+
+
+_KNOWN: Final = 1.0
+"""Seconds to wait for new topics; what comes later is read from when it is there."""
+
+
+_NOTHING: Final = b"null"
+"""This very object stands for a record without a value."""
+
+
+class _Correlated(msgspec.Struct, gc=False):
+    correlation_id: str | None = None
+
+
+class _Data(msgspec.Struct, gc=False):
+    """A value that was read at once; see `TypedPacket`."""
+
+    data: Any
+    id: msgspec.Raw = msgspec.Raw(b"")
+
+
+_ADDRESS: Final = frozenset((values.CORRELATION_ID, values.REPLY_TOPIC, values.REPLY_PARTITION))
+
+_decode_correlated: Final = msgspec.json.Decoder(_Correlated).decode
+_decode_id: Final = msgspec.json.Decoder(str).decode
+
+
+class KafkaBridge(BrokerBridge):
+    """Serves the tree's patterns as topics; a `Runnable` for its supervisor."""
+
+    options: KafkaOptions
+
+    def __init__(self, url: str, options: KafkaOptions, wiring: Wiring) -> None:
+        nestrs = options.dialect == "nestrs"
+        self.nestrs = nestrs
+        self.prefix = f"{options.prefix}." if options.prefix and not nestrs else ""
+        self.requests = f"{options.prefix or NESTRS}.requests"
+        self.memory = Memory()
+        self._annotations: dict[str, Any] = {}
+        self._annotated = -1
+        super().__init__(
+            shown(url),
+            options,
+            wiring,
+            nestrs_wire if nestrs else values,
+            _read_nestrs if nestrs else self._read_value,
+            whole=None if nestrs else _whole,
+        )
+        self.url = url
+
+    def session(
+        self, number: int, inlet: Inlet[Received], outlet: Outlet[Outgoing]
+    ) -> BridgeSession:
+        return KafkaSession(self, self.thread, number, inlet, outlet)
+
+    def topics(self) -> list[str]:
+        """What to read. Raises `DeclarationError` for a pattern that is no topic."""
+        if self.nestrs:
+            return [self.requests]
+        routes = self.registry.routes()
+        return [check_topic(self.prefix + route, self.peer) for route in routes]
+
+    def channels(self) -> Channels:
+        return Channels(self.topics())
+
+    def forget(self) -> None:
+        """A topic was made anew: its identities are other records' now."""
+        self._settled.clear()
+
+    def _read_value(self, channel: str, body: bytes) -> Incoming:
+        route = channel.removeprefix(self.prefix)
+        if body is _NOTHING:
+            return Incoming(route, b"")
+        if self.options.values == "json":
+            if body and not values.is_json(body):
+                raise CodecError("its value is no JSON")
+            return Incoming(route, body)
+        data = values.data_of(body)
+        if data[:1] == b'"' and not self._takes_text(route):
+            data = values.untexted(data)
+        return Incoming(route, data)
+
+    def _wants_records(self, channel: str) -> bool:
+        """Whether a record without a value is given to its handler as a whole, as in NestJS."""
+        if self.nestrs or self.options.values == "json":
+            return False
+        annotation = self._annotation(channel.removeprefix(self.prefix))
+        return annotation is Any or annotation is object
+
+    def _takes_text(self, route: str) -> bool:
+        """Whether the first handler of a pattern takes text, or takes all for text."""
+        return values.takes_text(self._annotation(route))
+
+    def _annotation(self, route: str) -> Any:
+        """What the first handler of a pattern takes."""
+        registry = self.registry
+        if self._annotated != registry.version:
+            self._annotated = registry.version
+            self._annotations.clear()
+        found = self._annotations.get(route)
+        if found is None:
+            asked = registry.request(route)
+            targets = [*registry.event(route), *([asked] if asked else [])]
+            found = targets[0].handler.payload.annotation if targets else Any
+            self._annotations[route] = found
+        return found
+
+    def _take(self, received: Received) -> Any:
+        if received.token.dropped:
+            return None  # somebody else's by now
+        if received.is_null:  # type: ignore[attr-defined]
+            whole = self._wants_records(received.channel)
+            received.body = _whole_record(received) if whole else _NOTHING
+        return super()._take(received)
+
+    def _request(self, received: Received, incoming: Incoming) -> Any:
+        route = incoming.route or ""
+        if not self.nestrs and self.registry.request(route) is None and self.registry.event(route):
+            # As in NestJS, a topic of events answers nobody.
+            received.reply = ""
+            return self._event(received, incoming)
+        if isinstance(received, KafkaReceived):
+            received.headers = _headers(received)
+        return super()._request(received, incoming)
+
+    def name_facts(self, received: Received, incoming: Incoming | None = None) -> None:
+        if isinstance(received, KafkaReceived) and not received.named:
+            received.headers = _headers(received)
+        super().name_facts(received, incoming)
+
+
+def _read_nestrs(channel: str, body: bytes) -> Incoming:
+    found = nestrs_wire.read("", channel, body)
+    if found.id:
+        found.id = encode(_decode_correlated(body).correlation_id or "")
+    return found
+
+
+def _whole(annotation: Any) -> Any:
+    """Reads values that are objects or arrays in one pass; raises for all others."""
+    decode = msgspec.json.Decoder(annotation).decode
+
+    def read(body: bytes) -> TypedPacket:
+        if body[:1] not in (b"{", b"["):
+            raise ValueError
+        return _Data(decode(body))
+
+    return read
+
+
+def _headers(received: KafkaReceived) -> dict[str, str]:
+    headers = {
+        name: (text or b"").decode(errors="replace")
+        for name, text in received.raw_headers
+        if name not in _ADDRESS
+    }
+    if received.key is not None:
+        headers[KEY] = received.key.decode(errors="replace")
+    return headers
+
+
+class KafkaSession(Session[Received, Outgoing]):
+    """One member of the group, and one producer for answers."""
+
+    def __init__(
+        self,
+        bridge: KafkaBridge,
+        thread: AsyncioThread,
+        number: int,
+        inlet: Inlet[Received],
+        outlet: Outlet[Outgoing],
+    ) -> None:
+        super().__init__(thread, inlet, outlet, connect_timeout=bridge.options.connect_timeout)
+        self._bridge = bridge
+        self._number = number
+        self._topics = bridge.topics()
+        self._library: Library
+        self._writer: Writer | None = None
+        self._reader: Reader | None = None
+        self._order = bridge.options.order
+
+    async def connect(self) -> None:
+        bridge, options = self._bridge, self._bridge.options
+        self._library = library = Library(bridge.url, options, bridge.complaints.where)
+        await library.reach()
+        self._writer = writer = Writer(library, self.spawn)
+        await meant(writer.begin())
+        await self._have_topics(self._topics)
+        self._reader = reader = Reader(
+            library,
+            options,
+            self.inlet,
+            bridge.memory,
+            self._received,
+            lose=self.lose,
+            say=self._say,
+            made_anew=lambda: self.thread.back(bridge.forget),
+        )
+        await meant(reader.begin())
+        self.spawn(reader.read())
+        await reader.join(self._topics)
+        self.spawn(reader.keep_committing())
+        self.spawn(self._watch())
+
+    async def _have_topics(self, topics: list[str]) -> None:
+        if self._bridge.options.create_topics:
+            try:
+                await meant(self._library.create(topics))
+            except BrokerAway as error:
+                # Whoever may not make topics can read those of others; what is missing may come.
+                self._say("topics that cannot be made", str(error))
+        if self._writer is not None:
+            await self._writer.know(topics, _KNOWN)
+
+    async def _watch(self) -> None:
+        """See again and again whether the broker answers, and has our topics."""
+        every, reader = self._bridge.options.heartbeat, self._reader
+        assert reader is not None
+        while True:
+            await asyncio.sleep(every)
+            missing = await reader.look(every)
+            if missing:
+                await self._have_topics(missing)
+
+    # -- in -------------------------------------------------------------------------
+
+    def _received(self, record: Any, partition: Partition, again: bool) -> KafkaReceived:
+        offset, value, key = record.offset, record.value, record.key
+        received = KafkaReceived(record.topic, value or b"", "", partition, self._number)
+        received.offset = offset
+        received.first_at = record.timestamp / 1000
+        received.message_id = f"{partition.identity}{offset}"
+        if key is not None:
+            received.key = key
+            if self._order == "key":
+                received.order_key = (record.topic, key)
+        if self._order == "partition":
+            received.order_key = partition.place
+        if record.headers:
+            received.raw_headers = record.headers
+            if not self._bridge.nestrs:
+                _address(received, record.headers)
+        if value is None:
+            received.is_null = True
+        if again:
+            received.redelivered = True
+            received.attempt = partition.attempt(offset)
+        return received
+
+    # -- out ------------------------------------------------------------------------
+
+    async def write(self, burst: list[Outgoing]) -> None:
+        reader, writer = self._reader, self._writer
+        assert reader is not None
+        assert writer is not None
+        answers: list[Sent] = []
+        for outgoing in burst:
+            received = outgoing.received
+            if outgoing.body and received.reply:
+                answers.append(self._answer(outgoing))
+            elif outgoing.verb == "back":
+                reader.again(received, outgoing.delay)
+            elif outgoing.verb != "item":
+                received.token.settle(received.offset)  # type: ignore[attr-defined]
+        reader.settled()
+        if answers:
+            await writer.send(answers)
+
+    def _answer(self, outgoing: Outgoing) -> Sent:
+        bridge, received, body = self._bridge, outgoing.received, outgoing.body
+        then = partial(self._answered, outgoing)
+        if bridge.nestrs:
+            return Sent(received.reply, body, then, key=_decode_id(received.id).encode())
+        options = bridge.options
+        record = values.reply_of(
+            received.id, body, records=options.records, as_json=options.values == "json"
+        )
+        assert isinstance(received, KafkaReceived)
+        to = received.reply_partition
+        partition = to if to is not None else record.partition
+        return Sent(received.reply, record.value, then, record.key, record.headers, partition)
+
+    def _answered(self, outgoing: Outgoing, error: Exception | None) -> None:
+        """An answer is with Kafka, or never will be: its request is done."""
+        if isinstance(error, TooLong):
+            limit = self._bridge.options.message_limit
+            self.thread.back(self._bridge.unsendable, outgoing, limit)
+        elif error is not None:
+            text = f"an answer on {outgoing.received.reply}: {error}"
+            self._say("answers that could not be sent", text)
+        if outgoing.verb != "item" and self._reader is not None:
+            received = outgoing.received
+            received.token.settle(received.offset)  # type: ignore[attr-defined]
+            self._reader.settled()
+
+    # -- its life -------------------------------------------------------------------
+
+    async def follow(self, channels: Channels) -> None:
+        self._topics = list(channels.subscribed)
+        await self._have_topics(self._topics)
+        if self._reader is not None:
+            await self._reader.follow(self._topics)
+
+    async def stop(self) -> None:
+        if self._reader is not None:
+            await self._reader.stop()
+
+    async def close(self) -> None:
+        ends = [thing.end() for thing in (self._reader, self._writer) if thing is not None]
+        await asyncio.gather(*ends)
+
+    def _say(self, kind: str, text: str) -> None:
+        self.thread.back(self._bridge.complaints.say, kind, text)
+
+
+def _address(received: KafkaReceived, headers: Any) -> None:
+    """Where the answer goes; who names only the half of it wants none."""
+    found = dict(headers)
+    id, reply = found.get(values.CORRELATION_ID), found.get(values.REPLY_TOPIC)
+    if id:
+        received.correlation_id = id.decode(errors="replace")
+    if id and reply:
+        received.id, received.reply = bytes(id), reply.decode(errors="replace")
+        partition = (found.get(values.REPLY_PARTITION) or b"").decode(errors="replace")
+        if partition.isdecimal():
+            received.reply_partition = int(partition)
+
+
+def _whole_record(received: Any) -> bytes:
+    """What NestJS gives its handlers where there is no value: the record itself."""
+    place, key = received.token.place, received.key
+    headers = {name: (text or b"").decode(errors="replace") for name, text in received.raw_headers}
+    return msgspec.json.encode(
+        {
+            "key": None if key is None else msgspec.Raw(values.data_of(key)),
+            "value": None,
+            "headers": headers,
+            "offset": str(received.offset),
+            "timestamp": str(round(received.first_at * 1000)),
+            "topic": place.topic,
+            "partition": place.partition,
+        }
+    )
