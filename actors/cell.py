@@ -410,7 +410,7 @@ class Cell:
 
     def keep_order(self) -> None:
         """Handle messages with the same order key in order from now on."""
-        if self.keys is None and self.options.concurrency > 1:
+        if self.keys is None:
             self.keys = Keys(self.mailbox, None)
             if self._lanes is not None:
                 self._lanes.shift()

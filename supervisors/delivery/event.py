@@ -29,7 +29,7 @@ from .record import DeadLetter
 if TYPE_CHECKING:
     from .intake import Inbound, Intake
 
-__all__ = ["AgingDelivery", "EventDelivery", "Replay", "Shared", "kind_for"]
+__all__ = ["AgingDelivery", "EventDelivery", "FacedDelivery", "Replay", "Shared", "kind_for"]
 
 
 def kind_for(policy: RetryPolicy) -> "type[EventDelivery]":
@@ -259,6 +259,28 @@ class EventDelivery(_Unsettled):
     @property
     def order_key(self) -> Hashable | None:
         return self.inbound.order_key
+
+
+class FacedDelivery(EventDelivery):
+    """One for which another object, its `face`, stands in mailboxes and before handlers.
+
+    For bridges that make a delivery only when an event does not just succeed.
+    """
+
+    __slots__ = ("face",)
+
+    face: Any
+    """Its `open` is lowered when this has ended."""
+
+    def _dead(self, error: BaseException, reason: str, incarnation: int) -> None:
+        self.face.open = False
+        super()._dead(error, reason, incarnation)
+
+    def envelope(self) -> Envelope | None:
+        envelope = super().envelope()
+        if envelope is not None:
+            envelope.receipt = envelope.origin = self.face
+        return envelope
 
 
 class AgingDelivery(EventDelivery):

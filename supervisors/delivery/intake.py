@@ -22,12 +22,13 @@ from typing import Any, Final, Protocol
 import msgspec
 from trio.lowlevel import reschedule
 
+from ...actors.behavior import Handler
 from ...actors.cell import CellServices
 from ...actors.envelope import Envelope, Settlement
 from ...actors.errors import NoHandler
 from ...actors.retry import DEFAULT_POLICY, RetryPolicy, policy_for
 from ..registry import Registry, Target
-from .event import EventDelivery, Replay, Shared, kind_for
+from .event import EventDelivery, FacedDelivery, Replay, Shared, kind_for
 from .office import DeadLetterOffice, describe_error
 from .record import DeadLetter
 
@@ -112,6 +113,20 @@ class Way:
     def batch(self) -> int:
         """How many messages the handler takes at once; 0 if it takes one."""
         return self._handler.batch
+
+    @property
+    def handler(self) -> Handler:
+        return self._handler
+
+    def keep_order(self) -> None:
+        """Events with an order key are about to come."""
+        self._target.cell.keep_order()
+
+    def faced(self, inbound: Inbound, settlement: Settlement, face: Any) -> FacedDelivery:
+        """A delivery of an event that is in its mailbox, or in hand, as `face` already."""
+        delivery = FacedDelivery(self._intake, self._target, inbound, settlement, self._policy)
+        delivery.face = face
+        return delivery
 
     def has_room(self) -> bool:
         """Whether nothing has to be waited for."""

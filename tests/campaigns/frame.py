@@ -102,7 +102,7 @@ class Campaign:
         for number in numbers:
             while True:
                 try:
-                    await client.emit("numbered", number)
+                    await client.emit("numbered", {"number": number})
                     break
                 except ConnectionError as error:
                     self.say(f"{number} again: {error}")

@@ -71,7 +71,9 @@ class KafkaCampaign(Campaign):
             await trio.sleep(PACE)  # so that members and the broker are killed meanwhile
             while True:
                 try:
-                    await client.emit("numbered", number, headers={"kafka_key": f"k{mine}"})
+                    await client.emit(
+                        "numbered", {"number": number}, headers={"kafka_key": f"k{mine}"}
+                    )
                     break
                 except ConnectionError as error:
                     self.say(f"{number} again: {error}")

@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 
+import attrs
 import trio
 
 from understudy.actors.actor import Actor
@@ -20,14 +21,19 @@ from understudy.transports.bridge import serve
 from .frame import line_of
 
 
+@attrs.frozen
+class Event:
+    number: int
+
+
 class Numbered(Actor):
     def __init__(self, journal: int) -> None:
         self.journal = journal
 
     @event_pattern("numbered")
-    async def numbered(self, number: int, context: MessageContext) -> None:
+    async def numbered(self, event: Event, context: MessageContext) -> None:
         # One write, so that a kill leaves whole lines only.
-        os.write(self.journal, line_of(number, context.redelivered))
+        os.write(self.journal, line_of(event.number, context.redelivered))
         await trio.sleep(0.01)
 
 

@@ -38,7 +38,7 @@ from .options import BrokerOptions
 from .request import BrokerRequest
 from .session import BrokerAway
 
-__all__ = ["BrokerBridge", "BrokerStatistics", "Read"]
+__all__ = ["BrokerBridge", "BrokerStatistics", "Read", "Whole"]
 
 Read = Callable[[str, bytes], Incoming | None]
 """What a dialect makes of a channel and a body. Raises `CodecError`; None is to be ignored."""
@@ -436,9 +436,9 @@ class BrokerBridge(Connected):
         except AsyncioThreadEnded:
             pass  # without a loop the session ends, too, and this life with it
 
-    def _less(self) -> None:
-        """One less is in flight."""
-        self._in_flight -= 1
+    def _less(self, count: int = 1) -> None:
+        """So many less are in flight."""
+        self._in_flight -= count
         if self._changed is not None:
             self._changed.set()
             self._changed = None

@@ -9,16 +9,23 @@ In the nest dialect a pattern is a topic. In the nestrs dialect all of them shar
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from contextlib import suppress
 from functools import partial
 from typing import Any, Final
 
 import msgspec
+from trio.lowlevel import reschedule
 
 from ...actors.asyncio_queues import Inlet, Outlet
 from ...actors.asyncio_thread import AsyncioThread
 from ...actors.encoding import encode
+from ...actors.envelope import Envelope, Settlement
+from ...actors.errors import AsyncioThreadEnded
+from ...actors.incarnation import Incarnation
 from ...supervisors.child import Wiring
-from ..broker.bridge import BrokerBridge
+from ...supervisors.delivery.intake import Way
+from ..broker.bridge import BrokerBridge, Whole
 from ..broker.channels import Channels
 from ..broker.connected import BridgeSession
 from ..broker.message import Outgoing, Received
@@ -28,6 +35,7 @@ from ..codec.errors import CodecError
 from ..codec.packet import Incoming, TypedPacket
 from ..options import shown
 from . import values
+from .chunk import Chunk, RecordDelivery
 from .connection import Library, meant
 from .ledger import Partition
 from .message import KafkaReceived
@@ -61,6 +69,8 @@ class _Data(msgspec.Struct, gc=False):
     id: msgspec.Raw = msgspec.Raw(b"")
 
 
+_STRUCTURES: Final = b"{["
+
 _ADDRESS: Final = frozenset((values.CORRELATION_ID, values.REPLY_TOPIC, values.REPLY_PARTITION))
 
 _decode_correlated: Final = msgspec.json.Decoder(_Correlated).decode
@@ -80,6 +90,9 @@ class KafkaBridge(BrokerBridge):
         self.memory = Memory()
         self._annotations: dict[str, Any] = {}
         self._annotated = -1
+        self._chunks: dict[Chunk, None] = {}
+        self._straight: dict[str, tuple[Way, Callable[[bytes], Any]]] = {}
+        self._life = 0
         super().__init__(
             shown(url),
             options,
@@ -147,10 +160,141 @@ class KafkaBridge(BrokerBridge):
             self._annotations[route] = found
         return found
 
-    def _take(self, received: Received) -> Any:
+    def order_key(self, record: Any, partition: Partition) -> Hashable | None:
+        """What a record is kept in order with."""
+        order = self.options.order
+        if order == "partition":
+            return partition.place
+        return (record.topic, record.key) if order == "key" and record.key is not None else None
+
+    # -- records by the chunk ---------------------------------------------------------
+
+    @property
+    def takes_chunks(self) -> bool:
+        """Whether what was settled need not be remembered record by record."""
+        return not self.nestrs and not self.options.drop_duplicates
+
+    def _begin_life(self, incarnation: Incarnation) -> None:
+        super()._begin_life(incarnation)
+        self._life += 1
+        self._forget_chunks()
+
+    def close(self, why: str) -> None:
+        self._forget_chunks()
+        super().close(why)
+
+    def _forget_chunks(self) -> None:
+        """What they have in hand is settled by nobody any more."""
+        for chunk in self._chunks:
+            chunk.deliveries.clear()
+        self._chunks.clear()
+
+    def _remember(self, channel: str, route: str, way: Way, body: bytes, whole: Whole) -> None:
+        super()._remember(channel, route, way, body, whole)
+        if channel in self._quick:
+            decode = msgspec.json.Decoder(way.annotation).decode
+            self._straight[channel] = (way, decode)
+
+    def _take_chunk(self, chunk: Chunk) -> Awaitable[None] | None:
+        """Give records to the mailbox of their handler; what is not as usual goes by `_take`."""
+        if chunk.partition.dropped:
+            return None  # somebody else's by now
+        chunk.bridge = self
+        chunk.life = self._life
+        self._chunks[chunk] = None
+        self._received += chunk.left
+        self._in_flight += chunk.left
+        at = self._give(chunk, 0)
+        return self._give_all(chunk, at) if at < len(chunk.records) else None
+
+    def _give(self, chunk: Chunk, at: int) -> int:
+        """Give records from `at` on, up to the first that is not as usual: its place."""
+        records, partition = chunk.records, chunk.partition
+        topic = partition.place.topic
+        straight = self._straight.get(topic) if topic in self._quick else None
+        if straight is None or self._version != self.registry.version or self._office.full:
+            return at
+        way, decode = straight
+        keyed = self.options.order == "key"
+        if self.options.order == "partition":
+            way.keep_order()
+        handler, mailbox, begun = way.handler, way.mailbox, at
+        put, keep = mailbox.queue.append, chunk.deliveries.append
+        room = max(0, mailbox.limit - len(mailbox.queue))
+        for record in records[at : at + room]:
+            value = record.value
+            if not value or value[0] not in _STRUCTURES or not value.isascii() or record.headers:
+                break
+            try:
+                data = decode(value)
+            except Exception:  # noqa: BLE001  # of any kind: the long way finds it again
+                break
+            if keyed and record.key is not None:
+                way.keep_order()
+                keyed = False
+            delivery = RecordDelivery(chunk, record, partition, way)
+            keep(delivery)
+            put(Envelope(data, handler, delivery, delivery))
+            at += 1
+        if mailbox.parked and at > begun:
+            reschedule(mailbox.parked.pop())
+        return at
+
+    async def _give_all(self, chunk: Chunk, at: int) -> None:
+        """Take the record at `at` as if it had come alone, and see whether the rest is as usual."""
+        while at < len(chunk.records):
+            received = chunk.make(chunk.records[at])
+            self.take_over(chunk)
+            self._received -= 1  # both are counted again
+            self._in_flight -= 1
+            waiting = self._take(received)
+            if waiting is not None:
+                await waiting
+            at = self._give(chunk, at + 1)
+
+    def take_over(self, chunk: Chunk) -> None:
+        """A record of a chunk goes its own way; it stays in flight."""
+        chunk.left -= 1
+        chunk.counted -= 1
+        if not chunk.left:
+            self._chunks.pop(chunk, None)
+            chunk.deliveries.clear()
+
+    def tell(self, chunk: Chunk) -> None:
+        """A chunk is done, or half of it."""
+        finished, chunk.counted = chunk.counted - chunk.left, chunk.left
+        if not chunk.left:
+            self._chunks.pop(chunk, None)
+            chunk.deliveries.clear()
+        if chunk.life == self._life:
+            self._less(finished)
+        with suppress(AsyncioThreadEnded):  # then this life ends, too
+            self.thread.soon(chunk.settled)
+
+    def is_ours(self, settlement: Settlement) -> bool:
+        if isinstance(settlement, RecordDelivery):
+            return settlement.chunk.bridge is self
+        return super().is_ours(settlement)
+
+    def _is_known(self, received: Received) -> bool:
+        if received.redelivered and self._chunks and isinstance(received, KafkaReceived):
+            place, offset = received.token.place, received.offset
+            for chunk in self._chunks:
+                held = chunk.in_hand(offset) if chunk.partition.place == place else None
+                if held is not None:
+                    # Whoever ends it settles the newest delivery.
+                    held.partition = received.token
+                    self._duplicates += 1
+                    self._in_flight -= 1  # it is counted already
+                    return True
+        return super()._is_known(received)
+
+    def _take(self, received: Any) -> Any:
+        if type(received) is Chunk:
+            return self._take_chunk(received)
         if received.token.dropped:
             return None  # somebody else's by now
-        if received.is_null:  # type: ignore[attr-defined]
+        if received.is_null:
             whole = self._wants_records(received.channel)
             received.body = _whole_record(received) if whole else _NOTHING
         return super()._take(received)
@@ -219,7 +363,6 @@ class KafkaSession(Session[Received, Outgoing]):
         self._library: Library
         self._writer: Writer | None = None
         self._reader: Reader | None = None
-        self._order = bridge.options.order
 
     async def connect(self) -> None:
         bridge, options = self._bridge, self._bridge.options
@@ -237,6 +380,7 @@ class KafkaSession(Session[Received, Outgoing]):
             lose=self.lose,
             say=self._say,
             made_anew=lambda: self.thread.back(bridge.forget),
+            chunk=self._chunked if bridge.takes_chunks else None,
         )
         await meant(reader.begin())
         self.spawn(reader.read())
@@ -266,18 +410,23 @@ class KafkaSession(Session[Received, Outgoing]):
 
     # -- in -------------------------------------------------------------------------
 
+    def _chunked(self, partition: Partition, records: list[Any]) -> Chunk:
+        reader = self._reader
+        assert reader is not None
+        make = partial(self._made, partition)
+        return Chunk(partition, records, make, reader.settled)
+
+    def _made(self, partition: Partition, record: Any) -> KafkaReceived:
+        return self._received(record, partition, False)
+
     def _received(self, record: Any, partition: Partition, again: bool) -> KafkaReceived:
         offset, value, key = record.offset, record.value, record.key
         received = KafkaReceived(record.topic, value or b"", "", partition, self._number)
         received.offset = offset
         received.first_at = record.timestamp / 1000
         received.message_id = f"{partition.identity}{offset}"
-        if key is not None:
-            received.key = key
-            if self._order == "key":
-                received.order_key = (record.topic, key)
-        if self._order == "partition":
-            received.order_key = partition.place
+        received.key = key
+        received.order_key = self._bridge.order_key(record, partition)
         if record.headers:
             received.raw_headers = record.headers
             if not self._bridge.nestrs:

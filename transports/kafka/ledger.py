@@ -12,7 +12,8 @@ Invariant: a record is taken only below the `limit` of a mark that is committed.
 Touched on the brokers' loop only.
 """
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 __all__ = ["CAREFUL", "Mark", "Partition", "Place"]
@@ -57,6 +58,7 @@ class Partition:
         "ahead",
         "begun",
         "committed",
+        "done",
         "dropped",
         "first",
         "identity",
@@ -83,11 +85,14 @@ class Partition:
         self.limit = begin
         self.pending: dict[int, None] = {}
         """In hand, in the order in which they came."""
+        self.done: deque[int] = deque()
+        """Finished, as trio says: the only thing here that is touched from there."""
         self.dropped = False
 
     @property
     def position(self) -> int:
         """How far all is done."""
+        self.settle_done()
         return min(next(iter(self.pending), self.next), self.next)
 
     @property
@@ -109,8 +114,18 @@ class Partition:
         self.next = offset + 1
         self.pending[offset] = None
 
+    def take_all(self, offsets: Sequence[int]) -> None:
+        self.next = offsets[-1] + 1
+        self.pending.update(dict.fromkeys(offsets))
+
     def settle(self, offset: int) -> None:
         self.pending.pop(offset, None)
+
+    def settle_done(self) -> None:
+        """Settle what trio has finished."""
+        done, pending = self.done, self.pending
+        while done:
+            pending.pop(done.popleft(), None)
 
     def settle_not(self, offset: int) -> None:
         """It is left to whoever comes next, and all after it with it."""
@@ -127,7 +142,7 @@ class Partition:
         With `clean`, nobody will read on: without anything in hand there is no mark, unless
         not all was passed that was doubtful from the beginning.
         """
-        position = self.position
+        position = self.position  # and so all that trio has finished is settled
         if clean and not self.pending:
             if self.next >= self.suspect:
                 return position, ""
@@ -149,6 +164,10 @@ class Partition:
         )
 
 
-def in_hand(partitions: Iterator[Partition]) -> int:
+def in_hand(partitions: Iterable[Partition]) -> int:
     """How many records are in hand in all."""
-    return sum(len(partition.pending) for partition in partitions)
+    held = 0
+    for partition in partitions:
+        partition.settle_done()
+        held += len(partition.pending)
+    return held

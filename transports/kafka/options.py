@@ -81,6 +81,7 @@ class KafkaOptions(_Cluster, BrokerOptions):
     what is committed.
     """
 
+    in_flight: int = attrs.field(default=1024, validator=gt(0))
     member: str = ""
     start: Literal["latest", "earliest"] = attrs.field(
         default="latest", validator=in_(("latest", "earliest"))

@@ -21,6 +21,7 @@ from aiokafka.structs import OffsetAndMetadata, TopicPartition
 from ...actors.asyncio_queues import Inlet
 from ..broker.message import Received
 from ..broker.session import BrokerAway
+from .chunk import Chunk
 from .connection import Library, begin, end, ends_within, errors, meaning
 from .ledger import Mark, Partition, Place, in_hand
 from .message import KafkaReceived
@@ -78,6 +79,7 @@ class Reader:
         lose: Callable[[BaseException], None],
         say: Say,
         made_anew: Callable[[], object],
+        chunk: Callable[[Partition, list[Any]], Chunk] | None,
     ) -> None:
         self._options = options
         self._inlet = inlet
@@ -86,11 +88,12 @@ class Reader:
         self._lose = lose
         self._say = say
         self._made_anew = made_anew
+        self._chunk = chunk
         self._within = options.heartbeat * 2
         self._poll = min(_POLL, options.max_poll_interval / 4)
         self._partitions: dict[Place, Partition] = {}
         self._paused: set[Place] = set()
-        self._held: deque[Received] = deque()
+        self._held: deque[Received | Chunk] = deque()
         self._stopping = False
         self._ready = asyncio.Event()
         self._room = asyncio.Event()
@@ -208,7 +211,7 @@ class Reader:
     def _free(self) -> int:
         if self._stopping or self._held or not self._ready.is_set():
             return 0
-        held = in_hand(iter(self._partitions.values()))
+        held = in_hand(self._partitions.values())
         if any(partition.is_careful for partition in self._partitions.values()):
             return 0 if held or any(map(_owes, self._partitions.values())) else 1
         return self._options.in_flight - held
@@ -220,6 +223,13 @@ class Reader:
         limit = partition.limit
         # Below it, we or others may have run it before.
         doubtful = max(partition.suspect, highest.get(partition.place, 0))
+        last = records[-1].offset
+        if self._chunk is not None and records[0].offset >= doubtful and last < limit and not held:
+            chunk = self._chunk(partition, records)
+            partition.take_all([record.offset for record in records])
+            if not offer(chunk):
+                held.append(chunk)
+            records = []
         for record in records:
             offset = record.offset
             if offset >= limit:
@@ -331,7 +341,7 @@ class Reader:
     async def _finished(self) -> None:
         """What was handed over is settled; what was not is no longer waited for."""
         self._let_go()
-        while in_hand(iter(self._partitions.values())):
+        while in_hand(self._partitions.values()):
             self._room.clear()
             await self._room.wait()
 
@@ -375,8 +385,11 @@ class Reader:
     def _let_go(self) -> None:
         """What was not handed over is not in hand either."""
         while self._held:
-            received = self._held.pop()
-            received.token.settle_not(_offset(received))
+            held = self._held.pop()
+            if isinstance(held, Chunk):
+                held.let_go()
+            else:
+                held.token.settle_not(_offset(held))
 
     async def look(self, within: float) -> list[str]:
         """Ask the broker what it knows: the topics that are missing.
