@@ -43,6 +43,7 @@ _MODULES: Final = {
     "redis": ".redis.transport",
     "rediss": ".redis.transport",
     "tcp": ".tcp.transport",
+    "tcps": ".tcp.transport",
     "tls": ".nats.transport",
     "ws": ".websocket.transport",
     "wss": ".websocket.transport",

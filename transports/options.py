@@ -1,18 +1,25 @@
 """Options of bridges and clients: frozen, typed, settable in the URL, checked at declaration."""
 
 import difflib
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, Final, Literal, TypeVar, get_args, get_origin
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 import attrs
-import cattrs
 
 from ..actors.errors import DeclarationError
 
 __all__ = ["parse_options", "parse_url", "shown"]
 
 O = TypeVar("O")  # noqa: E741
+
+_BOOLS: Final = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+_READERS: Final[Mapping[Any, Callable[[str], Any]]] = {
+    int: int,
+    float: float,
+    bool: lambda text: _BOOLS[text.lower()],
+}
 
 
 def parse_url(url: str) -> SplitResult:
@@ -68,26 +75,46 @@ def _check_name(name: str, fields: Mapping[str, Any], url: str) -> None:
 
 
 def _check_type(name: str, value: Any, kind: Any, url: str) -> None:
-    if kind not in (int, float, bool, str):
-        return
-    taken = (int, float) if kind is float else kind
-    if isinstance(value, taken) and isinstance(value, bool) == (kind is bool):
+    if kind in (int, float, bool, str):
+        taken = (int, float) if kind is float else kind
+        if isinstance(value, taken) and isinstance(value, bool) == (kind is bool):
+            return
+    elif kind is Any or not _is_class(kind) or isinstance(value, kind):
         return
     raise DeclarationError(
-        f"{shown(url)}: the option {name!r} must be of type {kind.__name__}, "
+        f"{shown(url)}: the option {name!r} must be of type {_named(kind)}, "
         f"got {type(value).__name__}."
     )
 
 
+def _is_class(kind: Any) -> bool:
+    """Whether `isinstance` can tell: for a class, and for one or None."""
+    return all(isinstance(part, type) for part in get_args(kind) or (kind,)) and (
+        get_origin(kind) in (None, UnionType)
+    )
+
+
 def _from_text(name: str, text: str, kind: Any, url: str) -> Any:
-    try:
-        if kind is bool:
-            return {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}[
-                text.lower()
-            ]
-        return cattrs.structure(text, kind)
-    except (ValueError, KeyError, cattrs.BaseValidationError) as error:
-        wanted = getattr(kind, "__name__", str(kind))
-        raise DeclarationError(
-            f"{shown(url)}: the option {name!r} must be of type {wanted}, got {text!r}."
-        ) from error
+    if kind is Any or kind is str:
+        return text
+    if get_origin(kind) is Literal:
+        if text in get_args(kind):
+            return text
+        wanted = f"must be one of {', '.join(map(repr, get_args(kind)))}, got {text!r}"
+    elif kind in _READERS:
+        try:
+            return _READERS[kind](text)
+        except (ValueError, KeyError):
+            wanted = f"must be of type {kind.__name__}, got {text!r}"
+    else:
+        # What was written there may be a secret, and cannot be meant.
+        wanted = f"is an object ({_named(kind)}), which no URL can hold; give it as a keyword"
+    raise DeclarationError(f"{shown(url)}: the option {name!r} {wanted}.")
+
+
+def _named(kind: Any) -> str:
+    parts = [part for part in get_args(kind) or (kind,) if part is not type(None)]
+    if get_origin(kind) is UnionType and len(parts) == 1:
+        return _named(parts[0])
+    origin = get_origin(kind) or kind
+    return "function" if origin is Callable else str(getattr(origin, "__name__", origin))

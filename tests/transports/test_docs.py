@@ -6,11 +6,15 @@ from pathlib import Path
 import attrs
 import pytest
 
+from understudy.transports.grpc.options import GrpcClientOptions, GrpcOptions
+from understudy.transports.kafka.options import KafkaClientOptions, KafkaOptions
 from understudy.transports.memory import MemoryClientOptions, MemoryOptions
+from understudy.transports.mqtt.options import MqttClientOptions, MqttOptions
 from understudy.transports.nats.options import NatsClientOptions, NatsOptions
 from understudy.transports.rabbitmq.options import RabbitClientOptions, RabbitOptions
 from understudy.transports.redis.options import RedisClientOptions, RedisOptions
 from understudy.transports.tcp.options import TcpClientOptions, TcpOptions
+from understudy.transports.websocket.options import WebSocketClientOptions, WebSocketOptions
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -20,12 +24,20 @@ DOCS = Path(__file__).parents[2] / "docs"
     [
         ("tcp.md", "serve", TcpOptions()),
         ("tcp.md", "connect", TcpClientOptions()),
+        ("websocket.md", "serve", WebSocketOptions()),
+        ("websocket.md", "connect", WebSocketClientOptions()),
+        ("kafka.md", "serve", KafkaOptions()),
+        ("kafka.md", "connect", KafkaClientOptions()),
         ("memory.md", "serve", MemoryOptions()),
         ("memory.md", "connect", MemoryClientOptions()),
+        ("mqtt.md", "serve", MqttOptions()),
+        ("mqtt.md", "connect", MqttClientOptions()),
         ("nats.md", "serve", NatsOptions()),
         ("nats.md", "connect", NatsClientOptions()),
         ("redis.md", "serve", RedisOptions()),
         ("redis.md", "connect", RedisClientOptions()),
+        ("grpc.md", "serve", GrpcOptions()),
+        ("grpc.md", "connect", GrpcClientOptions()),
         ("rabbitmq.md", "serve", RabbitOptions()),
         ("rabbitmq.md", "connect", RabbitClientOptions()),
     ],
@@ -41,7 +53,19 @@ def test_every_option_is_documented_with_its_default(
 
 
 @pytest.mark.parametrize(
-    "page", ["brokers.md", "memory.md", "nats.md", "rabbitmq.md", "redis.md", "tcp.md"]
+    "page",
+    [
+        "brokers.md",
+        "grpc.md",
+        "kafka.md",
+        "memory.md",
+        "mqtt.md",
+        "nats.md",
+        "rabbitmq.md",
+        "redis.md",
+        "tcp.md",
+        "websocket.md",
+    ],
 )
 def test_every_link_leads_somewhere(page: str) -> None:
     links = re.findall(r"\]\(([^)#]+)[^)]*\)", (DOCS / page).read_text())

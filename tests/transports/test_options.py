@@ -1,5 +1,7 @@
 """URLs and options: read at declaration, refused with what to write instead."""
 
+import ssl
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import attrs
@@ -18,6 +20,9 @@ class Options:
     wait: float = 1.5
     tls: bool = False
     mode: Literal["fast", "safe"] = attrs.field(default="fast", validator=in_(("fast", "safe")))
+    context: ssl.SSLContext | None = None
+    headers: Mapping[str, str] = attrs.field(factory=dict)
+    decide: Callable[[str], bool] | None = None
 
 
 @pytest.mark.parametrize(
@@ -34,6 +39,13 @@ def test_options_may_stand_in_the_url(query: str, expected: Options) -> None:
     assert parse_options(Options, f"tcp://host:1{query}", {}) == expected
 
 
+def test_an_object_is_given_as_a_keyword() -> None:
+    context = ssl.create_default_context()
+
+    assert parse_options(Options, "tcp://host", {"context": context}).context is context
+    assert parse_options(Options, "tcp://host", {"context": None}).context is None
+
+
 def test_keywords_win_over_the_url() -> None:
     assert parse_options(Options, "tcp://host?size=5&wait=2", {"size": 7}) == Options(
         size=7, wait=2.0
@@ -44,13 +56,33 @@ def test_keywords_win_over_the_url() -> None:
     ("query", "options", "text"),
     [
         ("?sice=5", {}, "there is no option 'sice'. Did you mean 'size'?"),
-        ("", {"colour": 5}, "there is no option 'colour'. There are: size, wait, tls, mode."),
+        (
+            "",
+            {"colour": 5},
+            "there is no option 'colour'. "
+            "There are: size, wait, tls, mode, context, headers, decide.",
+        ),
         ("?size=x", {}, "the option 'size' must be of type int, got 'x'."),
         ("?tls=maybe", {}, "the option 'tls' must be of type bool, got 'maybe'."),
         ("?size=0", {}, "'size' must be > 0: 0"),
         ("", {"size": "5"}, "the option 'size' must be of type int, got str."),
         ("", {"size": True}, "the option 'size' must be of type int, got bool."),
         ("", {"mode": "slow"}, "'mode' must be in ('fast', 'safe') (got 'slow')"),
+        ("?mode=slow", {}, "the option 'mode' must be one of 'fast', 'safe', got 'slow'."),
+        ("", {"context": "yes"}, "the option 'context' must be of type SSLContext, got str."),
+        *(
+            (
+                f"?{name}=s3cret",
+                {},
+                f"the option {name!r} is an object ({kind}), which no URL can hold; "
+                "give it as a keyword.",
+            )
+            for name, kind in (
+                ("context", "SSLContext"),
+                ("headers", "Mapping"),
+                ("decide", "function"),
+            )
+        ),
     ],
     ids=[
         "misspelt",
@@ -61,6 +93,11 @@ def test_keywords_win_over_the_url() -> None:
         "text",
         "a bool",
         "no choice",
+        "no choice in the URL",
+        "no object",
+        "an object in the URL",
+        "a mapping in the URL",
+        "a function in the URL",
     ],
 )
 def test_options_that_cannot_work_are_refused(
@@ -83,7 +120,7 @@ def test_options_that_cannot_work_are_refused(
             "carrier-pigeon://roof",
             "no transport for 'carrier-pigeon'. "
             "There are: amqp, amqps, grpc, grpcs, kafka, kafkas, memory, mqtt, mqtts, nats, "
-            "redis, rediss, tcp, tls, ws, wss",
+            "redis, rediss, tcp, tcps, tls, ws, wss",
         ),
         ("tcp://:3001", "tcp://:3001 has no host; one looks like tcp://127.0.0.1:3001."),
         ("memory://?queue=1", "is no transport URL"),

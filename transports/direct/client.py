@@ -10,6 +10,7 @@ from typing import Any, Final
 
 import trio
 
+from ...actors.errors import ConnectionLost, RequestTimeout
 from ...actors.pattern import Pattern
 from ...actors.timers import Timers
 from ..calls import Call, StreamCall
@@ -18,6 +19,7 @@ from ..codec import nest, nestrs
 from ..codec.dialect import Dialect
 from .line import WRITE_LIMIT, Line
 from .options import DirectClientOptions
+from .reach import Reach
 
 __all__ = ["DIALECTS", "DirectClient"]
 
@@ -40,8 +42,9 @@ class DirectClient(Client):
 
     async def open(self, nursery: trio.Nursery) -> None:
         nursery.start_soon(self._timers.run)
+        reach = Reach(self._options.reconnect_max)
         for line in self._lines:
-            await line.open(nursery)
+            await line.open(nursery, reach)
 
     async def aclose(self) -> None:
         for line in self._lines:
@@ -62,17 +65,27 @@ class DirectClient(Client):
             self._timers.waiting.pop(call, None)
             line.forget(raw_id)
         if call.error is not None:
+            if isinstance(call.error, RequestTimeout):
+                line.doubt()
             raise call.error
         return call.value
 
     async def _emit(self, pattern: Pattern, data: bytes, headers: Headers) -> None:
-        line = self._line()
-        if not line.ready:
+        line, now = self._line(), trio.current_time()
+        if not line.ready or line.queued > WRITE_LIMIT:
             limit = self._options.connect_timeout
-            await line.wait_ready(Call(self.where, pattern, trio.current_time() + limit, limit))
-        body = self.dialect.event(self.dialect.pattern_json(pattern, event=True), data)
-        line.write(body)
-        await line.written()
+            await line.wait_ready(Call(self.where, pattern, now + limit, limit))
+            now = trio.current_time()
+        limit = self._options.write_deadline
+        call = _Emit(self.where, pattern, now + limit, limit)
+        line.write(self.dialect.event(self.dialect.pattern_json(pattern, event=True), data), call)
+        self._timers.watch(call)
+        try:
+            await call.wait()
+        finally:
+            self._timers.waiting.pop(call, None)
+        if call.error is not None:
+            raise call.error
 
     async def _stream(
         self, pattern: Pattern, data: bytes, headers: Headers
@@ -82,7 +95,7 @@ class DirectClient(Client):
         limit = self._options.connect_timeout
         stream = StreamCall(self.where, pattern, trio.current_time() + limit, limit)
         line = self._line()
-        if not line.ready:
+        if not line.ready or line.queued > WRITE_LIMIT:
             await line.wait_ready(stream)
         line.send(body, raw_id, stream)
         try:
@@ -103,10 +116,24 @@ class DirectClient(Client):
             return lines[0]
         self._next = (self._next + 1) % len(lines)
         line = lines[self._next]
-        if line.ready:
+        if line.healthy:
             return line
-        return next((other for other in lines if other.ready), line)
+        for good in ("healthy", "ready"):
+            found = next((other for other in lines if getattr(other, good)), None)
+            if found is not None:
+                return found
+        return line
 
     def _new_id(self) -> bytes:
         self._calls += 1
         return b'"%b%x"' % (self._prefix.encode(), self._calls)
+
+
+class _Emit(Call):
+    """An event, confirmed when it is written."""
+
+    __slots__ = ()
+
+    def expire(self) -> None:
+        why = f"the service takes nothing; gave up on {self.pattern!r} after {self.timeout:g} s"
+        self.fail(ConnectionLost(self.where, why))

@@ -8,6 +8,7 @@ Not owned here: reading (the bridges), and the meaning of bodies (the dialects).
 
 import time
 from collections.abc import Callable
+from time import perf_counter
 from typing import Final, Generic, NoReturn, TypeVar
 
 import msgspec
@@ -82,6 +83,7 @@ class Dispatcher(Generic[P]):
 
         Otherwise the route of the request, if the next one is likely to be read by it.
         """
+        began = perf_counter()
         dialect = connection.dialect
         try:
             packet = dialect.decode_packet(body)
@@ -91,10 +93,12 @@ class Dispatcher(Generic[P]):
                 connection.refuse("packets that are none", str(error))
                 return False
             connection.write(answer)
+            connection.wasted += perf_counter() - began
             return True
         if packet is None:
+            connection.wasted += perf_counter() - began
             return True
-        connection.in_flight += 1
+        connection.began()
         if not packet.id:
             connection.event = packet  # it may have to wait for the dead-letter store
             return False
@@ -102,12 +106,14 @@ class Dispatcher(Generic[P]):
         route = self._routes.get(pattern) or self._find(dialect, pattern)
         if route is None:
             self._no_handler(connection, packet)
+            connection.wasted += perf_counter() - began
             return True
         request = self._request(connection, bytes(packet.id), route.handler, route.name)
         try:
             message = route.handler.payload.decode(packet.data)
         except PayloadError as error:
             request.failed(error)
+            connection.wasted += perf_counter() - began
             return True
         except Exception as error:  # noqa: BLE001  # a bug in the payload's class, not in the bridge
             request.undecodable(error)

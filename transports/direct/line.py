@@ -10,17 +10,17 @@ within their timeouts.
 
 import errno
 from abc import ABC, abstractmethod
-from random import Random
+from collections import deque
 from typing import Final, Generic, TypeVar
 
 import trio
 
 from ...actors.errors import ConnectionLost
-from ...supervisors.strategy import Backoff
 from ..calls import Call
 from ..codec.dialect import Dialect
 from ..codec.packet import Answer
 from .options import DirectClientOptions
+from .reach import Reach
 
 __all__ = ["WRITE_LIMIT", "Line", "readable"]
 
@@ -39,6 +39,8 @@ class Line(ABC, Generic[C]):
         self._where, self._dialect, self._options = where, dialect, options
         self._calls: dict[str, Call] = {}
         self._out: list[bytes] = []
+        self._unwritten: deque[tuple[int, Call]] = deque()
+        self._doubted_until = 0.0
         self._sent = 0
         self._connection: C | None = None
         self._why = "not connected yet"
@@ -46,9 +48,7 @@ class Line(ABC, Generic[C]):
         self._changed = trio.Event()
         self._wake_writer = trio.Event()
         self._nursery: trio.Nursery
-        # Jitter only: nothing else here is random.
-        self._random = Random()
-        self._backoff = Backoff(minimum=0.1, maximum=max(0.1, options.reconnect_max))
+        self._reach: Reach
 
     # -- what a transport adds
 
@@ -79,21 +79,24 @@ class Line(ABC, Generic[C]):
 
     # -- what the client asks for
 
-    async def open(self, nursery: trio.Nursery) -> None:
+    @property
+    def healthy(self) -> bool:
+        """Whether a call made now may be expected to be answered."""
+        if not self.ready or self.queued > WRITE_LIMIT:
+            return False
+        return not self._doubted_until or trio.current_time() >= self._doubted_until
+
+    async def open(self, nursery: trio.Nursery, reach: Reach) -> None:
         """Make the first connection, for `patience` seconds; raises `ConnectionLost`."""
-        self._nursery = nursery
+        self._nursery, self._reach = nursery, reach
         deadline = trio.current_time() + self._options.patience
-        failures = 0
         while True:
             try:
-                connection = await self._connect()
+                connection = await reach.attempt(self._connect)
                 break
             except ConnectionLost:
-                failures += 1
-                delay = self._backoff.delay(failures + 1, self._random)
-                if trio.current_time() + delay > deadline:
+                if reach.not_before > deadline:
                     raise
-            await trio.sleep(delay)
         self._begin(connection)
         nursery.start_soon(self._keep, connection)
 
@@ -101,7 +104,8 @@ class Line(ABC, Generic[C]):
         self._closing = True
         try:
             if self.ready:
-                await self.written()
+                with trio.move_on_after(self._options.write_deadline):
+                    await self._written()
             if self._connection is not None:
                 await self._part(self._connection)
         finally:
@@ -126,20 +130,17 @@ class Line(ABC, Generic[C]):
         """Nobody waits for this call any more."""
         self._calls.pop(raw_id[1:-1].decode(), None)
 
-    def write(self, body: bytes) -> None:
-        """Queue a packet; it is written with all others of the burst."""
+    def write(self, body: bytes, call: Call | None = None) -> None:
+        """Queue a packet; it is written with all others of the burst, and `call` confirmed."""
         self._out.append(body)
         self.queued += len(body)
+        if call is not None:
+            self._unwritten.append((self._sent + self.queued, call))
         self._wake_writer.set()
 
-    async def written(self) -> None:
-        """Wait until what is queued is on its way; raises `ConnectionLost` if it will not be."""
-        # Not until nothing is queued: others may go on queueing for ever.
-        connection, end = self._connection, self._sent + self.queued
-        while self._sent < end:
-            if self._connection is not connection:
-                raise ConnectionLost(self._where, self._why)
-            await self._change()
+    def doubt(self) -> None:
+        """A call was not answered in time: prefer other connections, until this one answers."""
+        self._doubted_until = trio.current_time() + self._options.reconnect_max
 
     # -- the life of a connection
 
@@ -150,26 +151,26 @@ class Line(ABC, Generic[C]):
             began = trio.current_time()
             await self._use(connection)
             # One that ends at once is a failure, too: a full service must not be hammered.
-            if trio.current_time() - began > self._backoff.quiet:
-                failures = 0
-            while True:
-                if self._closing:
-                    return
-                failures += 1
-                # The first failure in a row is tried again at once, as in `Backoff`.
-                await trio.sleep(self._backoff.delay(failures, self._random))
+            backoff = self._reach.backoff
+            failures = 1 if trio.current_time() - began > backoff.quiet else failures + 1
+            # The first failure in a row is tried again at once, as in `Backoff`.
+            await trio.sleep(backoff.delay(failures, self._reach.random))
+            while not self._closing:
                 try:
-                    connection = await self._connect()
+                    connection = await self._reach.attempt(self._connect)
                 except ConnectionLost as error:
                     self._why = error.why
                     continue
                 self._begin(connection)
                 break
+            if self._closing:
+                return
 
     def _begin(self, connection: C) -> None:
         self._connection = connection
         self._out.clear()
         self.queued = 0
+        self._doubted_until = 0.0
         self.ready = True
         self._tell()
 
@@ -195,6 +196,9 @@ class Line(ABC, Generic[C]):
                     await self._send(connection, bodies)
                     self.queued -= size
                     self._sent += size
+                    unwritten = self._unwritten
+                    while unwritten and unwritten[0][0] <= self._sent:
+                        unwritten.popleft()[1].confirm()
                     self._tell()
                 self._wake_writer = trio.Event()
                 await self._wake_writer.wait()
@@ -202,7 +206,15 @@ class Line(ABC, Generic[C]):
             # The reader ends the connection, and finds out why.
             self._interrupt(connection)
 
+    async def _written(self) -> None:
+        """Wait until what is queued is on its way, or never will be."""
+        # Not until nothing is queued: others may go on queueing for ever.
+        connection, end = self._connection, self._sent + self.queued
+        while self._sent < end and self._connection is connection:
+            await self._change()
+
     def _hand_out(self, answer: Answer) -> None:
+        self._doubted_until = 0.0
         if answer.id is None:
             return
         call = self._calls.get(answer.id)
@@ -215,8 +227,9 @@ class Line(ABC, Generic[C]):
         connection, self._connection = self._connection, None
         if connection is not None:
             self._close(connection)
-        calls, self._calls = self._calls, {}
-        for call in calls.values():
+        calls, self._calls = [*self._calls.values(), *(c for _, c in self._unwritten)], {}
+        self._unwritten.clear()
+        for call in calls:
             call.fail(ConnectionLost(self._where, why))
         self._tell()
 

@@ -33,6 +33,7 @@ class Peer(ABC):
         self.complaints = complaints
         self.dialect: Dialect
         self.in_flight = 0
+        self.wasted = 0.0  # seconds spent on packets that were of no use, since they were paid for
         self.closed = False
         self.peer_ended = False
         self.over = False  # nothing more is read
@@ -51,6 +52,10 @@ class Peer(ABC):
     @abstractmethod
     def refuse(self, kind: str, why: str) -> None:
         """End the connection for what the peer has sent, and say so."""
+
+    def began(self) -> None:
+        """A message was read: one more is in flight."""
+        self.in_flight += 1
 
     def answer(self, body: bytes) -> None:
         """Queue the last packet of a request: one less is in flight."""

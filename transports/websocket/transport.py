@@ -7,17 +7,20 @@ like any other, and a drain waits for it. Install with `understudy[websocket]`.
 
 import ssl
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Final
 
 from ...actors.errors import DeclarationError
 from ...supervisors.child import Wiring
+from ..direct.tls import client_tls, server_tls
 from ..options import parse_options, parse_url, shown
 from .bridge import WebSocketBridge
 from .client import Place, WebSocketClient
 from .clients import Clients
-from .options import WebSocketClientOptions, WebSocketOptions, client_tls, server_tls
+from .options import WebSocketClientOptions, WebSocketOptions
 
 __all__ = ["Clients", "bridge", "check", "client"]
+
+_SCHEMES: Final = ("ws", "wss")
 
 
 def check(url: str, options: Mapping[str, Any], *, serving: bool) -> None:
@@ -46,14 +49,14 @@ def client(url: str, options: Mapping[str, Any]) -> WebSocketClient:
 
 def _served(url: str, options: Mapping[str, Any]) -> tuple[WebSocketOptions, ssl.SSLContext | None]:
     given = parse_options(WebSocketOptions, url, options)
-    return given, server_tls(given, shown(url), wanted=parse_url(url).scheme == "wss")
+    return given, server_tls(given, shown(url), _SCHEMES, wanted=parse_url(url).scheme == "wss")
 
 
 def _called(
     url: str, options: Mapping[str, Any]
 ) -> tuple[WebSocketClientOptions, ssl.SSLContext | None]:
     given = parse_options(WebSocketClientOptions, url, options)
-    return given, client_tls(given, shown(url), wanted=parse_url(url).scheme == "wss")
+    return given, client_tls(given, shown(url), _SCHEMES, wanted=parse_url(url).scheme == "wss")
 
 
 def _address(url: str) -> tuple[str, int, str]:

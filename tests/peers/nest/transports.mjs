@@ -11,6 +11,7 @@
  * itself does not wait for it; `connected` connects a client where that takes more than
  * `connect`. `bare` says what becomes of a value that crosses without a packet around it.
  */
+import { readFileSync } from 'node:fs';
 import { fileURLToPath } from 'node:url';
 
 import { Transport } from '@nestjs/microservices';
@@ -40,6 +41,28 @@ const TRANSPORTS = {
     bound: (app) => {
       const { address, port } = app.unwrap().address();
       return `tcp://${address}:${port}`;
+    },
+  },
+  // In place of a queue: the folder with the certificates, which both sides have to show.
+  tcps: {
+    unheard: NO_HANDLER,
+    options: (url, folder) => ({
+      transport: Transport.TCP,
+      options: {
+        host: url.hostname,
+        port: Number(url.port),
+        tlsOptions: {
+          ca: readFileSync(`${folder}/ca.pem`),
+          cert: readFileSync(`${folder}/server.pem`),
+          key: readFileSync(`${folder}/server.key`),
+          requestCert: true,
+          rejectUnauthorized: true,
+        },
+      },
+    }),
+    bound: (app) => {
+      const { address, port } = app.unwrap().address();
+      return `tcps://${address}:${port}`;
     },
   },
   nats: {

@@ -3,7 +3,6 @@
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
-from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -12,63 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from understudy.actors.actor import Actor
 from understudy.actors.errors import StartFailed
-from understudy.actors.handlers import event_pattern, message_pattern
-from understudy.supervisors.child import child
 from understudy.transports.codec import nest
 
 from ..serving import Service, hosting, serving, until
+from .desk import Scene
 from .wire import PROBE, request, wired
 
 URL = "tcp://127.0.0.1:0"
-
-
-class Desk(Actor):
-    def __init__(self, gate: trio.Event, seen: list[Any]) -> None:
-        self.gate, self.seen = gate, seen
-
-    @message_pattern("echo")
-    async def echo(self, data: Any = None) -> Any:
-        return data
-
-    @message_pattern("wait")
-    async def wait(self, data: Any) -> Any:
-        self.seen.append(data)
-        await self.gate.wait()
-        return data
-
-    @message_pattern("big")
-    async def big(self, size: int) -> str:
-        return "x" * size
-
-    @message_pattern("count")
-    async def count(self, to: int) -> AsyncIterator[int]:
-        for number in range(to):
-            yield number
-
-    @message_pattern("flood")
-    async def flood(self, size: int) -> AsyncIterator[str]:
-        try:
-            for number in range(2_000):
-                self.seen.append(number)
-                yield "x" * size
-        finally:
-            self.seen.append("ended")
-
-    @event_pattern("told")
-    async def told(self, data: Any) -> None:
-        self.seen.append(data)
-
-
-class Scene:
-    """What a test has in hand: the gate that holds `wait`, and what handlers have seen."""
-
-    def __init__(self) -> None:
-        self.gate, self.seen = trio.Event(), list[Any]()
-
-    def desk(self, **options: Any) -> Any:
-        return child(Desk, self.gate, self.seen, **{"concurrency": 64, **options})
 
 
 @pytest.fixture

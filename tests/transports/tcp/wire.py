@@ -23,21 +23,22 @@ _PROBED: Final = nest.frame(b'{"response":"probe","isDisposed":true,"id":"probe"
 class Wire:
     """One raw connection."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, over: trio.abc.Stream | None = None) -> None:
         self.stream = stream
+        self.over = over or stream  # TLS, or nothing
         self._frames = nest.frames()
         self._read: list[bytes] = []
 
     async def send(self, *pieces: bytes) -> None:
         with trio.fail_after(_LIMIT):
             for piece in pieces:
-                await self.stream.send_all(piece)
+                await self.over.send_all(piece)
 
-    async def bodies(self, count: int) -> list[bytes]:
+    async def bodies(self, count: int, within: float = _LIMIT) -> list[bytes]:
         """The bodies of the next `count` frames."""
-        with trio.fail_after(_LIMIT):
+        with trio.fail_after(within):
             while len(self._read) < count:
-                data = await self.stream.receive_some()
+                data = bytes(await self.over.receive_some())
                 assert data, f"closed after {self._read} where {count} frames were expected"
                 self._read += self._frames.feed(data)
         found, self._read = self._read[:count], self._read[count:]
@@ -48,7 +49,7 @@ class Wire:
         data = b""
         with trio.fail_after(_LIMIT):
             while len(data) < size:
-                piece = await self.stream.receive_some(size - len(data))
+                piece = await self.over.receive_some(size - len(data))
                 assert piece, f"closed after {data!r} where {size} bytes were expected"
                 data += piece
         return data
@@ -58,7 +59,7 @@ class Wire:
         data = b""
         with trio.fail_after(_LIMIT):
             try:
-                async for piece in self.stream:
+                async for piece in self.over:
                     data += piece
             except trio.BrokenResourceError:
                 pass  # reset, since it was closed with bytes of ours unread
