@@ -2,6 +2,7 @@
 
 Owns finding cargo and the build, not the program. What was built stays in build/nestrs,
 or in CARGO_TARGET_DIR where that is set, so that only the first run takes its minutes.
+`python -m tests.interop.nestrs_peer` builds it beforehand.
 
 Invariant: a machine that cannot build it, for want of a recent cargo or of the headers of
 OpenSSL that nestrs's MQTT library needs, skips the tests and says what is missing; with
@@ -82,3 +83,7 @@ def _needed() -> tuple[int, int]:
 def _two_numbers(text: str) -> tuple[int, int]:
     match = re.search(r"(\d+)\.(\d+)", text)
     return (int(match[1]), int(match[2])) if match else (0, 0)
+
+
+if __name__ == "__main__":
+    nestrs_program()
