@@ -12,7 +12,7 @@ demo: $(VENV)/.demo
 	$(RUN)/python -m examples.shop_demo
 
 test: $(VENV)/.test
-	$(RUN)/pytest -q -rs
+	$(RUN)/pytest -q -rs -n 2 --dist loadfile
 
 # Formatting, lint and types, as CI holds them.
 lint: $(VENV)/.dev

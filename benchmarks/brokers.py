@@ -209,7 +209,7 @@ def measured(case: Case, url: str, peers: Iterable[str], rounds: int) -> Result:
     bars = tuple(
         Bar("understudy", case.label(who), case.bar if who == "raw" else 1.0)
         for who in names
-        if who != "understudy"
+        if who != "understudy" and who not in case.unbarred
     )
     unit = f"{case.title.partition(' ')[0]}/s"
     notes = [f"Not measured: {why}." for why in failed.values()]

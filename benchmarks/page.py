@@ -27,6 +27,8 @@ BENCHMARKS: Final = {
     "trees": "Large trees",
     "dead_letters": "Dead letters",
     "tcp": "TCP, beside NestJS",
+    "websocket": "WebSocket, beside trio-websocket",
+    "grpc_unary": "gRPC, beside grpc.aio",
     "brokers": "Brokers, beside their clients, FastStream and NestJS",
 }
 """All benchmarks, in the order in which they run and are shown, with their headings."""

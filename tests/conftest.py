@@ -1,6 +1,7 @@
 """What tests of every floor share."""
 
 import os
+from importlib import import_module
 
 import pytest
 from hypothesis import settings
@@ -34,6 +35,13 @@ __all__ = [
     "rabbitmq_broker",
     "redis_broker",
 ]
+
+
+# pytest rewrites modules when they are first imported. If that is in the middle of a test,
+# garbage may be collected meanwhile, whose finalizers make CPython 3.11's parser fail
+# (github.com/python/cpython/issues/106905).
+for _transport in ("grpc", "kafka", "mqtt", "nats", "rabbitmq", "redis", "tcp", "websocket"):
+    import_module(f"understudy.transports.{_transport}.transport")
 
 
 @pytest.fixture

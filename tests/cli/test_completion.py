@@ -8,6 +8,8 @@ import pytest
 
 from understudy.cli.main import main
 
+from ..missing import missing
+
 Capture = pytest.CaptureFixture[str]
 
 
@@ -33,7 +35,7 @@ def _script(shell: str) -> str:
         (["completion", ""], {"bash", "zsh", "fish", "-h", "--help"}),
         (["send", "tcp://x", "--dialect", "nest"], {"nest", "nestrs"}),
     ],
-    ids=" ".join,
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_bash_offers_commands_options_and_choices(line: list[str], offered: set[str]) -> None:
     words = " ".join(f"'{word}'" for word in line)
@@ -77,7 +79,7 @@ def test_fish_knows_every_command_with_its_help() -> None:
 def test_the_script_is_one_of_that_shell(shell: str) -> None:
     found = shutil.which(shell)
     if found is None:
-        pytest.skip(f"{shell} is not installed")
+        missing(f"{shell} is missing (Debian: apt-get install {shell})")
     subprocess.run([found, "-n"], input=_script(shell), text=True, check=True)
 
 

@@ -88,7 +88,7 @@ async def test_nothing_is_kept_of_calls_that_have_ended(stub: Stub, service: Ser
         gc.collect()
         return [thing for thing in gc.get_objects() if isinstance(thing, Call)]
 
-    await until(lambda: len(kept()) < 12)
+    await until(lambda: len(kept()) < 12, within=30)
 
 
 class Count(Request[int]):

@@ -390,7 +390,8 @@ async def test_calls_in_hand_at_the_stop_are_finished_and_balancers_told_before(
 
     found = [health_pb2.HealthCheckResponse.FromString(state).status for state in states]
     assert found == [1, 2]  # SERVING, NOT_SERVING
-    assert late.code in (4, 14)
+    # Refused, or never answered; gRPC itself cancels a call that comes just as the stop does.
+    assert late.code in (1, 4, 14)
     assert answer.code == 0
 
 
