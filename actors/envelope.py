@@ -19,7 +19,16 @@ import msgspec
 if TYPE_CHECKING:
     from .behavior import Handler
 
-__all__ = ["Counting", "Departing", "Envelope", "Origin", "Receipt", "Settlement"]
+__all__ = [
+    "Burying",
+    "Counting",
+    "Departing",
+    "Envelope",
+    "Origin",
+    "Postponing",
+    "Receipt",
+    "Settlement",
+]
 
 
 class Origin(Protocol):
@@ -133,6 +142,30 @@ class Settlement(Protocol):
 
         False where the transport cannot take anything back (TCP): the caller must
         then keep the message itself.
+        """
+        ...
+
+
+@runtime_checkable
+class Burying(Protocol):
+    """A settlement that has a place of its own for dead letters, too.
+
+    Optional beside `Settlement`: without it, a message is acknowledged when its dead
+    letter is durable here.
+    """
+
+    def bury(self, letter: Any, then: Callable[[], object]) -> None:
+        """Keep a letter that is durable here; call `then`, which settles, once it is kept."""
+
+
+@runtime_checkable
+class Postponing(Protocol):
+    """A settlement whose broker can keep a message for a while. Optional, too."""
+
+    def postpone(self, inbound: Any, delay: float) -> bool:
+        """Have it delivered in `delay` seconds as `inbound`, to us or to somebody else.
+
+        False if it must wait here; after True, nothing more is said to the settlement.
         """
         ...
 

@@ -19,7 +19,7 @@ import msgspec
 import trio
 
 from ...actors.cell import Cell
-from ...actors.envelope import Envelope, Settlement
+from ...actors.envelope import Burying, Envelope, Postponing, Settlement
 from ...actors.errors import MailboxFull, PayloadError, Retry, RpcError
 from ...actors.retry import RetryPolicy
 from ..registry import Target
@@ -182,6 +182,10 @@ class EventDelivery(_Unsettled):
 
     def _again(self, delay: float, inbound: "Inbound") -> bool:
         """Try again in `delay` seconds as `inbound`; False if no more may wait for that."""
+        settlement = self._settlement
+        if delay > 0 and isinstance(settlement, Postponing) and settlement.postpone(inbound, delay):
+            self.unsettled = False
+            return True
         if not self._target.cell.mailbox.reserve():
             return False
         self.inbound = inbound
@@ -218,9 +222,7 @@ class EventDelivery(_Unsettled):
 
     def _dead(self, error: BaseException, reason: str, incarnation: int) -> None:
         self.unsettled = False
-        self._intake.dead(
-            self.inbound, error, reason, self._target, self._settlement.acknowledge, incarnation
-        )
+        self._intake.dead(self.inbound, error, reason, self._target, self._settlement, incarnation)
 
     # -- as an origin
 
@@ -390,6 +392,12 @@ class Shared:
         self._left -= 1
         if self._left == 0:
             self._settlement.acknowledge()
+
+    def bury(self, letter: DeadLetter, then: Callable[[], object]) -> None:
+        if isinstance(self._settlement, Burying):
+            self._settlement.bury(letter, then)
+        else:
+            then()
 
     def give_back(self) -> bool:
         # What one handler gives back would run all of them again: it is kept instead.

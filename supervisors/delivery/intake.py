@@ -17,6 +17,7 @@ Requests take a shorter way: their bridge answers them itself.
 
 import time
 from collections.abc import Callable, Hashable, Mapping
+from functools import partial
 from typing import Any, Final, Protocol
 
 import msgspec
@@ -24,7 +25,7 @@ from trio.lowlevel import reschedule
 
 from ...actors.behavior import Handler
 from ...actors.cell import CellServices
-from ...actors.envelope import Envelope, Settlement
+from ...actors.envelope import Burying, Envelope, Settlement
 from ...actors.errors import NoHandler
 from ...actors.retry import DEFAULT_POLICY, RetryPolicy, policy_for
 from ..registry import Registry, Target
@@ -185,7 +186,7 @@ class Intake:
             target = registry.request(inbound.pattern)
             if target is None:
                 error = NoHandler(inbound.pattern, f"{inbound.transport} {inbound.source}")
-                self.dead(inbound, error, "no handler", None, settlement.acknowledge)
+                self.dead(inbound, error, "no handler", None, settlement)
                 return
             targets = [target]
         if len(targets) > 1:
@@ -235,10 +236,10 @@ class Intake:
         error: BaseException,
         reason: str,
         target: Target | None,
-        then: Callable[[], object],
+        settlement: Settlement,
         incarnation: int = 0,
     ) -> None:
-        """Make a dead letter of an event; `then` is called when it is durable."""
+        """Make a dead letter of an event, which is settled when that is durable."""
         text, trace = describe_error(error)
         inbound = inbound.facts()
         office = self.services.office
@@ -262,6 +263,9 @@ class Intake:
             traceback=trace,
             first_at=inbound.first_at or time.time(),
         )
+        then = settlement.acknowledge
+        if isinstance(settlement, Burying):
+            then = partial(settlement.bury, letter, then)
         office.take(letter, then)
 
     def policy_of(self, target: Target) -> RetryPolicy:

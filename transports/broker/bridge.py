@@ -254,6 +254,10 @@ class BrokerBridge(Connected):
         """Whether the broker has two messages with this identity, and not one delivered twice."""
         return False
 
+    def deliveries(self, received: Received) -> int:
+        """How often the broker has delivered it, where its attempts say something else."""
+        return received.attempt
+
     def unheard(self, received: Received) -> None:
         """Nobody can read it, or nobody handles the request: it will be answered or kept."""
 
@@ -294,7 +298,8 @@ class BrokerBridge(Connected):
     def _event(self, received: Received, incoming: Incoming) -> Awaitable[None] | None:
         self.name_facts(received, incoming)
         channel, route = received.channel, received.pattern
-        if received.attempt > self.options.max_deliveries:
+        most = self.options.max_deliveries
+        if received.attempt > most and self.deliveries(received) > most:
             self._too_often(received)
             return None
         if self._version != self.registry.version:
@@ -322,7 +327,7 @@ class BrokerBridge(Connected):
             f"delivered {received.attempt} times without an end; "
             "perhaps it kills the process that handles it"
         )
-        self._intake.dead(received, error, "too many deliveries", None, received.acknowledge)
+        self._intake.dead(received, error, "too many deliveries", None, received)
 
     def _way(self, pattern: str) -> Way | None:
         way = self._intake.way(pattern)
@@ -350,7 +355,7 @@ class BrokerBridge(Connected):
             return
         self.unheard(received)
         self.name_facts(received, Incoming(None, received.body))
-        self._intake.dead(received, error, "cannot be read", None, received.acknowledge)
+        self._intake.dead(received, error, "cannot be read", None, received)
 
     def _no_handler(self, received: Received, incoming: Incoming) -> None:
         route = (incoming.route or received.channel)[:100]

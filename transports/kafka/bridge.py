@@ -8,17 +8,14 @@ were written, whatever the concurrency.
 In the nest dialect a pattern is a topic. In the nestrs dialect all of them share one.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final
 
 import msgspec
 from trio.lowlevel import reschedule
 
 from ...actors.asyncio_queues import Inlet, Outlet
-from ...actors.asyncio_thread import AsyncioThread
 from ...actors.encoding import encode
 from ...actors.envelope import Envelope, Settlement
 from ...actors.errors import AsyncioThreadEnded
@@ -29,30 +26,25 @@ from ..broker.bridge import BrokerBridge, Whole
 from ..broker.channels import Channels
 from ..broker.connected import BridgeSession
 from ..broker.message import Outgoing, Received
-from ..broker.session import BrokerAway, Session
 from ..codec import nestrs_wire
 from ..codec.errors import CodecError
 from ..codec.packet import Incoming, TypedPacket
 from ..options import shown
 from . import values
+from .aside import Aside
 from .chunk import Chunk, RecordDelivery
-from .connection import Library, meant
 from .ledger import Partition
 from .message import KafkaReceived
 from .options import KafkaOptions, check_topic
-from .reader import Memory, Reader
+from .reader import Memory
+from .retrying import Retried
+from .session import KafkaSession
 from .values import KEY
-from .writer import Sent, TooLong, Writer
 
-__all__ = ["NESTRS", "KafkaBridge", "KafkaSession"]
+__all__ = ["NESTRS", "KafkaBridge"]
 
 NESTRS: Final = "nestrs"
 """What stands before nestrs's topics, unless there is a prefix."""
-
-
-_KNOWN: Final = 1.0
-"""Seconds to wait for new topics; what comes later is read from when it is there."""
-
 
 _NOTHING: Final = b"null"
 """This very object stands for a record without a value."""
@@ -74,7 +66,6 @@ _STRUCTURES: Final = b"{["
 _ADDRESS: Final = frozenset((values.CORRELATION_ID, values.REPLY_TOPIC, values.REPLY_PARTITION))
 
 _decode_correlated: Final = msgspec.json.Decoder(_Correlated).decode
-_decode_id: Final = msgspec.json.Decoder(str).decode
 
 
 class KafkaBridge(BrokerBridge):
@@ -102,18 +93,22 @@ class KafkaBridge(BrokerBridge):
             whole=None if nestrs else _whole,
         )
         self.url = url
+        self.aside = Aside(options, self.peer, self.complaints)
 
     def session(
         self, number: int, inlet: Inlet[Received], outlet: Outlet[Outgoing]
     ) -> BridgeSession:
+        self.aside.thread = self.thread
         return KafkaSession(self, self.thread, number, inlet, outlet)
 
     def topics(self) -> list[str]:
         """What to read. Raises `DeclarationError` for a pattern that is no topic."""
         if self.nestrs:
-            return [self.requests]
+            return self.aside.name_topics([self.requests])
         routes = self.registry.routes()
-        return [check_topic(self.prefix + route, self.peer) for route in routes]
+        return self.aside.name_topics(
+            check_topic(self.prefix + route, self.peer) for route in routes
+        )
 
     def channels(self) -> Channels:
         return Channels(self.topics())
@@ -219,8 +214,10 @@ class KafkaBridge(BrokerBridge):
         if self.options.order == "partition":
             way.keep_order()
         handler, mailbox, begun = way.handler, way.mailbox, at
+        room = mailbox.limit - len(mailbox.queue)
+        if room <= 0:
+            return at  # who is asleep has no queue either
         put, keep = mailbox.queue.append, chunk.deliveries.append
-        room = max(0, mailbox.limit - len(mailbox.queue))
         for record in records[at : at + room]:
             value = record.value
             if not value or value[0] not in _STRUCTURES or not value.isascii() or record.headers:
@@ -299,8 +296,39 @@ class KafkaBridge(BrokerBridge):
             received.body = _whole_record(received) if whole else _NOTHING
         return super()._take(received)
 
+    def _event(self, received: Received, incoming: Incoming) -> Any:
+        if received.channel in self.aside.retries and isinstance(received, KafkaReceived):
+            return self._retry(received)
+        return super()._event(received, incoming)
+
+    def _retry(self, received: KafkaReceived) -> Any:
+        """Deliver the event that a record of a retry topic stands for."""
+        try:
+            trail = self.aside.trail_of(received)
+            if trail is None:
+                self.done(received)
+                return None
+            found = Retried.of(received, trail)
+            if found.is_null:
+                whole = self._wants_records(found.channel)
+                found.body = _whole_record(found) if whole else _NOTHING
+            incoming = self._read(found.channel, found.body)
+        except CodecError as error:
+            self._unreadable(received, error)
+            return None
+        if self._in_hand.get(found.message_id) is received:
+            self._in_hand[found.message_id] = found
+        return super()._event(found, incoming or Incoming(None, found.body))
+
+    def deliveries(self, received: Received) -> int:
+        if isinstance(received, Retried):
+            return received.deliveries  # its attempts are counted by its policy
+        return super().deliveries(received)
+
     def _request(self, received: Received, incoming: Incoming) -> Any:
         route = incoming.route or ""
+        if received.channel in self.aside.retries:
+            return self._event(received, incoming)  # the address is an event's, answered by nobody
         if not self.nestrs and self.registry.request(route) is None and self.registry.event(route):
             # As in NestJS, a topic of events answers nobody.
             received.reply = ""
@@ -345,190 +373,18 @@ def _headers(received: KafkaReceived) -> dict[str, str]:
     return headers
 
 
-class KafkaSession(Session[Received, Outgoing]):
-    """One member of the group, and one producer for answers."""
-
-    def __init__(
-        self,
-        bridge: KafkaBridge,
-        thread: AsyncioThread,
-        number: int,
-        inlet: Inlet[Received],
-        outlet: Outlet[Outgoing],
-    ) -> None:
-        super().__init__(thread, inlet, outlet, connect_timeout=bridge.options.connect_timeout)
-        self._bridge = bridge
-        self._number = number
-        self._topics = bridge.topics()
-        self._library: Library
-        self._writer: Writer | None = None
-        self._reader: Reader | None = None
-
-    async def connect(self) -> None:
-        bridge, options = self._bridge, self._bridge.options
-        self._library = library = Library(bridge.url, options, bridge.complaints.where)
-        await library.reach()
-        self._writer = writer = Writer(library, self.spawn)
-        await meant(writer.begin())
-        await self._have_topics(self._topics)
-        self._reader = reader = Reader(
-            library,
-            options,
-            self.inlet,
-            bridge.memory,
-            self._received,
-            lose=self.lose,
-            say=self._say,
-            made_anew=lambda: self.thread.back(bridge.forget),
-            chunk=self._chunked if bridge.takes_chunks else None,
-        )
-        await meant(reader.begin())
-        self.spawn(reader.read())
-        await reader.join(self._topics)
-        self.spawn(reader.keep_committing())
-        self.spawn(self._watch())
-
-    async def _have_topics(self, topics: list[str]) -> None:
-        if self._bridge.options.create_topics:
-            try:
-                await meant(self._library.create(topics))
-            except BrokerAway as error:
-                # Whoever may not make topics can read those of others; what is missing may come.
-                self._say("topics that cannot be made", str(error))
-        if self._writer is not None:
-            await self._writer.know(topics, _KNOWN)
-
-    async def _watch(self) -> None:
-        """See again and again whether the broker answers, and has our topics."""
-        every, reader = self._bridge.options.heartbeat, self._reader
-        assert reader is not None
-        while True:
-            await asyncio.sleep(every)
-            missing = await reader.look(every)
-            if missing:
-                await self._have_topics(missing)
-
-    # -- in -------------------------------------------------------------------------
-
-    def _chunked(self, partition: Partition, records: list[Any]) -> Chunk:
-        reader = self._reader
-        assert reader is not None
-        make = partial(self._made, partition)
-        return Chunk(partition, records, make, reader.settled)
-
-    def _made(self, partition: Partition, record: Any) -> KafkaReceived:
-        return self._received(record, partition, False)
-
-    def _received(self, record: Any, partition: Partition, again: bool) -> KafkaReceived:
-        offset, value, key = record.offset, record.value, record.key
-        received = KafkaReceived(record.topic, value or b"", "", partition, self._number)
-        received.offset = offset
-        received.first_at = record.timestamp / 1000
-        received.message_id = f"{partition.identity}{offset}"
-        received.key = key
-        received.order_key = self._bridge.order_key(record, partition)
-        if record.headers:
-            received.raw_headers = record.headers
-            if not self._bridge.nestrs:
-                _address(received, record.headers)
-        if value is None:
-            received.is_null = True
-        if again:
-            received.redelivered = True
-            received.attempt = partition.attempt(offset)
-        return received
-
-    # -- out ------------------------------------------------------------------------
-
-    async def write(self, burst: list[Outgoing]) -> None:
-        reader, writer = self._reader, self._writer
-        assert reader is not None
-        assert writer is not None
-        answers: list[Sent] = []
-        for outgoing in burst:
-            received = outgoing.received
-            if outgoing.body and received.reply:
-                answers.append(self._answer(outgoing))
-            elif outgoing.verb == "back":
-                reader.again(received, outgoing.delay)
-            elif outgoing.verb != "item":
-                received.token.settle(received.offset)  # type: ignore[attr-defined]
-        reader.settled()
-        if answers:
-            await writer.send(answers)
-
-    def _answer(self, outgoing: Outgoing) -> Sent:
-        bridge, received, body = self._bridge, outgoing.received, outgoing.body
-        then = partial(self._answered, outgoing)
-        if bridge.nestrs:
-            return Sent(received.reply, body, then, key=_decode_id(received.id).encode())
-        options = bridge.options
-        record = values.reply_of(
-            received.id, body, records=options.records, as_json=options.values == "json"
-        )
-        assert isinstance(received, KafkaReceived)
-        to = received.reply_partition
-        partition = to if to is not None else record.partition
-        return Sent(received.reply, record.value, then, record.key, record.headers, partition)
-
-    def _answered(self, outgoing: Outgoing, error: Exception | None) -> None:
-        """An answer is with Kafka, or never will be: its request is done."""
-        if isinstance(error, TooLong):
-            limit = self._bridge.options.message_limit
-            self.thread.back(self._bridge.unsendable, outgoing, limit)
-        elif error is not None:
-            text = f"an answer on {outgoing.received.reply}: {error}"
-            self._say("answers that could not be sent", text)
-        if outgoing.verb != "item" and self._reader is not None:
-            received = outgoing.received
-            received.token.settle(received.offset)  # type: ignore[attr-defined]
-            self._reader.settled()
-
-    # -- its life -------------------------------------------------------------------
-
-    async def follow(self, channels: Channels) -> None:
-        self._topics = list(channels.subscribed)
-        await self._have_topics(self._topics)
-        if self._reader is not None:
-            await self._reader.follow(self._topics)
-
-    async def stop(self) -> None:
-        if self._reader is not None:
-            await self._reader.stop()
-
-    async def close(self) -> None:
-        ends = [thing.end() for thing in (self._reader, self._writer) if thing is not None]
-        await asyncio.gather(*ends)
-
-    def _say(self, kind: str, text: str) -> None:
-        self.thread.back(self._bridge.complaints.say, kind, text)
-
-
-def _address(received: KafkaReceived, headers: Any) -> None:
-    """Where the answer goes; who names only the half of it wants none."""
-    found = dict(headers)
-    id, reply = found.get(values.CORRELATION_ID), found.get(values.REPLY_TOPIC)
-    if id:
-        received.correlation_id = id.decode(errors="replace")
-    if id and reply:
-        received.id, received.reply = bytes(id), reply.decode(errors="replace")
-        partition = (found.get(values.REPLY_PARTITION) or b"").decode(errors="replace")
-        if partition.isdecimal():
-            received.reply_partition = int(partition)
-
-
 def _whole_record(received: Any) -> bytes:
     """What NestJS gives its handlers where there is no value: the record itself."""
-    place, key = received.token.place, received.key
+    (topic, partition, offset), key = received.came_from, received.key
     headers = {name: (text or b"").decode(errors="replace") for name, text in received.raw_headers}
     return msgspec.json.encode(
         {
             "key": None if key is None else msgspec.Raw(values.data_of(key)),
             "value": None,
             "headers": headers,
-            "offset": str(received.offset),
+            "offset": str(offset),
             "timestamp": str(round(received.first_at * 1000)),
-            "topic": place.topic,
-            "partition": place.partition,
+            "topic": topic,
+            "partition": partition,
         }
     )

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ...supervisors.delivery.event import FacedDelivery
-from ...supervisors.delivery.intake import Way
+from ...supervisors.delivery.intake import Inbound, Way
+from ...supervisors.delivery.record import DeadLetter
 from .ledger import Partition
 from .message import KafkaReceived
 
@@ -74,7 +75,7 @@ class Chunk:
         """The delivery of a record, if it is not finished."""
         for delivery in self.deliveries:
             if delivery.record.offset == offset:
-                return delivery if delivery.open else None
+                return delivery if delivery.open or delivery.full is not None else None
         return None
 
 
@@ -134,6 +135,16 @@ class RecordDelivery(msgspec.Struct, gc=False, eq=False):
         received.token = self.partition
         self.chunk.bridge.take_over(self.chunk)
         return self.chunk.bridge.back(received, 0.0)
+
+    def bury(self, letter: DeadLetter, then: Callable[[], object]) -> None:
+        self.chunk.bridge.aside.bury(self._facts(), letter, then)
+
+    def postpone(self, inbound: Inbound, delay: float) -> bool:
+        aside = self.chunk.bridge.aside
+        if not aside.postpone(self._facts(), inbound, delay, self.acknowledge):
+            return False
+        self.open = False
+        return True
 
     def _end(self) -> None:
         # Structs are not the garbage collector's: no circle may be left.

@@ -137,8 +137,11 @@ class Library:
         settings = {"enable_auto_commit": False, "fetch_max_wait_ms": _WAIT, **settings}
         return aiokafka.AIOKafkaConsumer(**self._common, **settings)
 
-    async def create(self, topics: Iterable[str]) -> None:
-        """Make topics that are missing. Raises what aiokafka raises, or `BrokerAway`."""
+    async def create(self, topics: Iterable[str]) -> list[str]:
+        """Make topics that are missing, and say which were.
+
+        Raises what aiokafka raises, or `BrokerAway`.
+        """
         options = self.options
         missing = [
             NewTopic(
@@ -151,7 +154,7 @@ class Library:
             for topic in topics
         ]
         if not missing:
-            return
+            return []
         admin = AIOKafkaAdminClient(**self._common)
         try:
             await begin(admin.start)
@@ -162,6 +165,7 @@ class Library:
             kind = errors.for_code(code)
             if kind not in (errors.NoError, errors.TopicAlreadyExistsError):
                 raise meaning(kind(f"the topic {topic} cannot be made"))
+        return [topic for topic, code, *_ in answer.topic_errors if code == 0]
 
 
 def _login(

@@ -1,9 +1,12 @@
 """A record as it crosses to the trio half."""
 
+from collections.abc import Callable
 from typing import Any
 
 import msgspec
 
+from ...supervisors.delivery.intake import Inbound
+from ...supervisors.delivery.record import DeadLetter
 from ..broker.message import Received
 
 __all__ = ["KafkaReceived"]
@@ -22,3 +25,16 @@ class KafkaReceived(Received, gc=False):
     reply_partition: int | None = None
     is_null: bool = False
     raw_headers: Any = msgspec.field(default=())
+
+    @property
+    def came_from(self) -> tuple[str, int, int]:
+        """The topic, the partition and the offset that it came from first."""
+        topic, partition = self.token.place
+        return topic, partition, self.offset
+
+    def bury(self, letter: DeadLetter, then: Callable[[], object]) -> None:
+        self.bridge.aside.bury(self, letter, then)
+
+    def postpone(self, inbound: Inbound, delay: float) -> bool:
+        postponed: bool = self.bridge.aside.postpone(self, inbound, delay, self.acknowledge)
+        return postponed

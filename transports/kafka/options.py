@@ -17,12 +17,14 @@ __all__ = [
     "KafkaOptions",
     "check_place",
     "check_topic",
+    "filled",
     "group_of",
     "servers",
 ]
 
 DEFAULT_PORT: Final = 9092
 _LEGAL: Final = re.compile(r"[A-Za-z0-9._-]{1,249}")
+_ITSELF: Final = "{topic}"
 _SASL: Final = ("", "PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER")
 _COMPRESSIONS: Final = ("", "gzip", "snappy", "lz4", "zstd")
 
@@ -79,6 +81,10 @@ class KafkaOptions(_Cluster, BrokerOptions):
     was handled is committed every `commit_interval`. Before a rebalance, what is in hand
     may take `rebalance_grace`. At most `ahead` records of a partition are taken beyond
     what is committed.
+
+    A dead letter is written to `dead_letter_topic`, too, and an event that has to wait for
+    longer than `retry_in_place` waits in `retry_topic`; `{topic}` stands for its own. Without
+    them, neither happens.
     """
 
     in_flight: int = attrs.field(default=1024, validator=gt(0))
@@ -94,6 +100,9 @@ class KafkaOptions(_Cluster, BrokerOptions):
     max_poll_interval: float = attrs.field(default=300.0, validator=gt(0))
     rebalance_grace: float = attrs.field(default=5.0, validator=ge(0))
     ahead: int = attrs.field(default=10_000, validator=gt(1))
+    dead_letter_topic: str = ""
+    retry_topic: str = ""
+    retry_in_place: float = attrs.field(default=1.0, validator=ge(0))
 
 
 @attrs.frozen(kw_only=True)
@@ -129,6 +138,8 @@ def check_place(url: str, options: ConnectionOptions) -> None:
         )
     if options.prefix:
         check_topic(options.prefix, where)
+    if isinstance(options, KafkaOptions):
+        _check_templates(options, where)
     if (options.sasl == "OAUTHBEARER") != (options.token is not None):
         raise DeclarationError(
             f'{where}: sasl="OAUTHBEARER" and a token=... that is called for one belong together.'
@@ -144,6 +155,27 @@ def check_topic(name: str, where: str) -> str:
             f"{shown(where)}: the pattern {name!r} cannot be a Kafka topic, which has letters, "
             "digits, '.', '_' and '-' only, at most 249 of them. Give it another name, or serve "
             "it elsewhere."
+        )
+    return name
+
+
+def _check_templates(options: KafkaOptions, where: str) -> None:
+    for option in ("dead_letter_topic", "retry_topic"):
+        template = getattr(options, option)
+        if template == _ITSELF:
+            raise DeclarationError(f"{where}: {option}={template!r} is the topic itself.")
+        if template:
+            filled(template, "orders", where)
+
+
+def filled(template: str, topic: str, where: str) -> str:
+    """The name that a template makes of a topic's. Raises `DeclarationError` if it is not legal."""
+    name = template.replace(_ITSELF, topic)
+    if not _LEGAL.fullmatch(name) or name in (".", ".."):
+        raise DeclarationError(
+            f"{where}: {template!r} makes {name!r} of the topic {topic!r}, which cannot be one's "
+            "name: letters, digits, '.', '_' and '-' only, at most 249 of them. A template looks "
+            "like '{topic}.retry'."
         )
     return name
 

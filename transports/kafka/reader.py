@@ -26,6 +26,7 @@ from .connection import Library, begin, end, ends_within, errors, meaning
 from .ledger import Mark, Partition, Place, in_hand
 from .message import KafkaReceived
 from .options import KafkaOptions, group_of
+from .retrying import Held
 
 __all__ = ["Memory", "Reader"]
 
@@ -58,6 +59,8 @@ class Memory:
         """The record after the last one that was taken, by partition that was begun."""
         self.member = ""
         """Our name in the group."""
+        self.fresh: set[str] = set()
+        """Topics that were missing: all that is written there comes after our start."""
 
     @property
     def topics(self) -> set[str]:
@@ -79,6 +82,7 @@ class Reader:
         lose: Callable[[BaseException], None],
         say: Say,
         made_anew: Callable[[], object],
+        is_retry: Callable[[str], bool],
         chunk: Callable[[Partition, list[Any]], Chunk] | None,
     ) -> None:
         self._options = options
@@ -88,6 +92,8 @@ class Reader:
         self._lose = lose
         self._say = say
         self._made_anew = made_anew
+        self._is_retry = is_retry
+        self._not_due = Held()
         self._chunk = chunk
         self._within = options.heartbeat * 2
         self._poll = min(_POLL, options.max_poll_interval / 4)
@@ -169,7 +175,8 @@ class Reader:
             before = self._partitions
             try:
                 if room:
-                    wait = round(1000 * self._poll)
+                    self._hold_no_longer()
+                    wait = round(1000 * self._not_due.pause(self._poll))
                     found = await consumer.getmany(timeout_ms=wait, max_records=room)
                 else:
                     found = await consumer.getmany(_NOBODY)
@@ -190,7 +197,22 @@ class Reader:
                 partition = self._partitions[Place(*place)]
                 if records[0].offset < partition.next:
                     await self._begin_again(place, records[0].offset)
-                self._take(partition, place, records)
+                due = self._due_now(place, records) if self._is_retry(place.topic) else records
+                if due:
+                    self._take(partition, place, due)
+
+    def _due_now(self, place: Any, records: list[Any]) -> list[Any]:
+        """Of a retry topic, what may be taken; the rest is left where it is until it may be."""
+        due = self._not_due.due(place, records)
+        if len(due) < len(records):
+            self._consumer.seek(place, records[len(due)].offset)
+            self._consumer.pause(place)
+        return due
+
+    def _hold_no_longer(self) -> None:
+        for place in self._not_due.over():
+            if Place(*place) not in self._paused:
+                self._consumer.resume(place)
 
     async def _credit(self) -> int:
         """How many records may be taken, 0 for none yet; waits a moment for it to be some."""
@@ -335,6 +357,7 @@ class Reader:
                 partition.dropped = True
             self._partitions = {}
             self._paused.clear()
+            self._not_due.clear()
             self._held.clear()
             self._room.set()
 
@@ -364,9 +387,12 @@ class Reader:
         coordinator = consumer._coordinator
         committed = await coordinator.fetch_committed_offsets(places) if places else {}
         new = [place for place in places if place not in committed]
-        known = self._memory.topics | {place.topic for place in committed}
+        memory = self._memory
+        known = memory.topics | memory.fresh | {place.topic for place in committed}
         # Of a topic that the group reads already, a new partition is read from its start.
-        unread = [place for place in new if place.topic not in known]
+        unread = [
+            place for place in new if not (place.topic in known or self._is_retry(place.topic))
+        ]
         begins: dict[Any, int] = {}
         if new:
             begins = await consumer.beginning_offsets(new)
@@ -403,7 +429,9 @@ class Reader:
             known = client.cluster.partitions_for_topic(place.topic)
             if known is None or place.partition not in known:
                 raise BrokerAway(f"the topic {place.topic} was deleted")
-        return [topic for topic in self._topics if not client.cluster.partitions_for_topic(topic)]
+        missing = [t for t in self._topics if not client.cluster.partitions_for_topic(t)]
+        self._memory.fresh.update(missing)
+        return missing
 
 
 def _offset(received: Received) -> int:

@@ -7,6 +7,7 @@ What stands in a retry topic may be a stranger's: of a trail that is not whole n
 believed.
 """
 
+import re
 from collections.abc import Iterable
 from typing import Final
 
@@ -37,6 +38,8 @@ _OURS: Final = frozenset(
     + (GROUP, ATTEMPT, NOT_BEFORE)
 )
 
+_NUMBER: Final = re.compile(rb"[0-9]{1,18}")
+_SECONDS: Final = re.compile(rb"[0-9]{1,12}(\.[0-9]{1,6})?")
 _LONGEST_ERROR: Final = 1000
 """Characters of an error's text."""
 
@@ -71,7 +74,9 @@ class Trail:
                 found[GROUP].decode(),
             )
         except (KeyError, ValueError) as error:
-            raise CodecError("it is in a retry topic, and does not say what it came from") from error
+            raise CodecError(
+                "it is in a retry topic, and does not say what it came from"
+            ) from error
 
 
 def retry_headers(trail: Trail, due: float) -> list[tuple[str, bytes]]:
@@ -93,7 +98,7 @@ def dead_headers(
         (REASON, reason.encode()),
         (ERROR, error[:_LONGEST_ERROR].encode(errors="replace")),
         (ATTEMPTS, b"%d" % attempts),
-        (ACTOR, actor.encode()),
+        (ACTOR, actor.encode(errors="replace")),
     ]
 
 
@@ -124,11 +129,12 @@ def _origin(trail: Trail) -> list[tuple[str, bytes]]:
 
 
 def _number(text: bytes) -> int:
-    if not text.isdigit() or len(text) > 18:
+    if not _NUMBER.fullmatch(text):
         raise ValueError("not a number that anybody counts to")
     return int(text)
 
 
 def _seconds(text: bytes) -> float:
-    whole, _, rest = text.partition(b".")
-    return _number(whole) + (_number(rest) / 10 ** len(rest) if rest else 0.0)
+    if not _SECONDS.fullmatch(text):
+        raise ValueError("not a time")
+    return float(text)

@@ -8,7 +8,7 @@ Not owned here: what stands in a record (`values.py`), and what its end means.
 
 import asyncio
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from typing import Any, Final
 
@@ -41,12 +41,12 @@ class Sent:
     value: bytes | None
     then: Callable[[Exception | None], object]
     key: bytes | None = None
-    headers: list[tuple[str, bytes]] = attrs.field(factory=list)
+    headers: Sequence[tuple[str, bytes | None]] = attrs.field(factory=list)
     partition: int | None = None
 
     @property
     def size(self) -> int:
-        texts = sum(len(name) + len(text) for name, text in self.headers)
+        texts = sum(len(name) + len(text or b"") for name, text in self.headers)
         return len(self.value or b"") + len(self.key or b"") + texts + _OVERHEAD
 
 

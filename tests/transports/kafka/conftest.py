@@ -2,11 +2,14 @@
 
 import itertools
 import os
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
 
 from tests.brokers.broker import Address
+from tests.brokers.fixtures import own_brokers
+from tests.brokers.kafka import KafkaBroker
 
 from ..shop import Notes
 from .peer import Peer
@@ -22,6 +25,13 @@ def notes() -> Notes:
 @pytest.fixture
 def url(kafka_broker: Address) -> str:
     return kafka_broker.url
+
+
+@pytest.fixture(scope="package")
+def strict(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaBroker]:
+    """A broker on which there are the topics that somebody has made; it may be killed."""
+    with own_brokers(KafkaBroker, tmp_path_factory) as start:
+        yield start(settings=["auto.create.topics.enable=false"])
 
 
 @pytest.fixture

@@ -183,10 +183,22 @@ async def _open_soon(gate: trio.Event) -> None:
     gate.set()
 
 
-async def test_what_is_in_hand_when_the_connection_is_lost_does_not_run_twice(
-    own_kafka: Callable[..., KafkaBroker], name: str, notes: Notes
+async def test_records_that_come_while_their_actor_is_restarted_wait_for_it(
+    url: str, name: str, peer: Peer, notes: Notes
 ) -> None:
-    broker = await trio.to_thread.run_sync(own_kafka)
+    async with serving(url, child(Worker, notes), prefix=name) as service:
+        await peer.write(f"{name}.work", *records(""))
+        for _ in range(3):
+            await peer.write(f"{name}.work", *records("crash"))
+        await until(lambda: len(notes.seen) == 10 and not service.statistics().in_flight)
+
+        assert service.statistics().connections == 1
+
+
+async def test_what_is_in_hand_when_the_connection_is_lost_does_not_run_twice(
+    strict: KafkaBroker, name: str, notes: Notes
+) -> None:
+    broker = strict
     topic = f"{name}.work"
     await Peer(broker.url).make(topic)
     await write(broker.url, topic, records(*["wait" if n == 9 else "" for n in range(30)]))

@@ -1,6 +1,6 @@
 """Several members of one group: sharing, leaving, joining, and what may be run twice."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
@@ -225,9 +225,9 @@ async def test_a_static_member_finds_its_partitions_again(
 
 
 async def test_a_broker_that_is_killed_is_noticed_and_nothing_in_hand_runs_twice(
-    own_kafka: Callable[..., KafkaBroker], name: str, book: Book
+    strict: KafkaBroker, name: str, book: Book
 ) -> None:
-    broker = await trio.to_thread.run_sync(own_kafka)
+    broker = strict
     book.gates["me"] = trio.Event()
     options = {"prefix": name, "heartbeat": 0.3, "reconnect_max": 0.3}
     async with serving(broker.url, child(Member, "me", book, concurrency=4), **options) as service:
