@@ -47,6 +47,12 @@ class Worker(Actor):
         if work.fate == "wait":
             await self.notes.gate.wait()
 
+    @event_pattern("sold", batch=20, within=0.1)
+    async def sold(self, works: list[Work]) -> None:
+        if any(work.fate == "crash" for work in works):
+            raise ValueError("cannot work")
+        self.notes.seen.extend((work.number, work.fate) for work in works)
+
     @event_pattern("told")
     async def told(self, work: Work, context: MessageContext) -> None:
         facts = (context.transport, context.message_id, context.attempt, dict(context.headers))
@@ -130,6 +136,24 @@ async def test_what_is_not_as_usual_leaves_the_others_alone(
         ("52", "does not fit"),
     ]
     assert await peer.committed(f"{name}-server", topic) == (60, "")
+
+
+async def test_of_a_batch_all_but_the_poison_record_are_handled_once(
+    url: str, name: str, peer: Peer, notes: Notes
+) -> None:
+    topic = f"{name}.sold"
+    fates = ["crash" if number == 33 else "" for number in range(100)]
+    await peer.make(topic)
+    await write(url, topic, records(*fates, key=lambda n: b"key %d" % (n % 3)))
+    worker = child(Worker, notes, concurrency=4)
+    async with serving(url, worker, prefix=name, start="earliest") as service:
+        await until(lambda: len(notes.seen) == 99, within=20)
+        await until(lambda: service.statistics().in_flight == 0, within=20)
+        (letter,) = await service.dead_letters()
+
+    assert [number for number, _ in notes.seen] == [n for n in range(100) if n != 33]
+    assert letter.message_id == f"{topic}:0:33"
+    assert await peer.committed(f"{name}-server", topic) == (100, "")
 
 
 async def test_a_handler_is_told_all_that_is_known_of_its_record(
