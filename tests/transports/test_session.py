@@ -1,6 +1,7 @@
 """A session's end, whenever and however often it is told to end."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 import trio
@@ -12,14 +13,22 @@ from understudy.transports.broker.session import BrokerAway, Session
 
 
 class Slow(Session[bytes, bytes]):
-    """Says good-bye at length."""
+    """Says good-bye at length. Has a task, which `deaf` makes lose its first cancellation."""
 
     def begin(self) -> None:
-        self.begun, self.closing = trio.Event(), trio.Event()
-        self.closed = False
+        self.connecting, self.begun, self.closing = trio.Event(), trio.Event(), trio.Event()
+        self.closed = self.slow_to_connect = self.deaf = False
 
     async def connect(self) -> None:
-        pass
+        self.thread.back(self.connecting.set)
+        self.spawn(self._work())
+        if self.slow_to_connect:
+            await _sleep_through_one_cancellation()
+
+    async def _work(self) -> None:
+        if self.deaf:
+            await _sleep_through_one_cancellation()
+        await asyncio.sleep(60)
 
     async def write(self, burst: list[bytes]) -> None:
         pass
@@ -31,6 +40,11 @@ class Slow(Session[bytes, bytes]):
         self.thread.back(self.closing.set)
         await asyncio.sleep(0.1)
         self.closed = True
+
+
+async def _sleep_through_one_cancellation() -> None:
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(60)
 
 
 @pytest.fixture
@@ -66,6 +80,29 @@ async def test_a_session_that_is_cancelled_while_it_closes_has_closed_all_the_sa
         await wait_all_tasks_blocked()
 
     assert session.closed
+
+
+async def test_a_task_that_has_lost_its_cancellation_does_not_keep_its_session(
+    session: Slow,
+) -> None:
+    session.deaf = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run, session)
+        await session.begun.wait()
+        session.outlet.close()
+
+    assert session.closed
+
+
+async def test_a_session_whose_connecting_has_lost_its_cancellation_ends(session: Slow) -> None:
+    session.slow_to_connect = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run, session)
+        await session.connecting.wait()
+        nursery.cancel_scope.cancel()
+
+    assert session.closed
+    assert not session.begun.is_set()
 
 
 async def test_a_session_that_is_lost_raises_why_and_closes(session: Slow) -> None:

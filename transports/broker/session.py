@@ -27,6 +27,13 @@ Out = TypeVar("Out")
 CLOSING: Final = 2.0
 """Seconds that the end of a connection may take."""
 
+_AGAIN: Final = 0.2
+"""Seconds after which a task is cancelled once more.
+
+`asyncio.wait_for` of Python 3.11, which clients use, loses a cancellation that comes together
+with what it waits for (https://github.com/python/cpython/issues/86296).
+"""
+
 
 class BrokerAway(UnderstudyError):
     """The broker cannot be reached, or the connection to it was lost; it may come back.
@@ -102,6 +109,8 @@ class Session(ABC, Generic[In, Out]):
             except TimeoutError as error:
                 why = f"no connection within {self._connect_timeout:g} s"
                 raise BrokerAway(why) from error
+            if _is_cancelled():
+                raise asyncio.CancelledError  # a library has lost it: see `_AGAIN`
             self.thread.back(ready)
             writer = self.spawn(self._write())
             await asyncio.wait([writer, self._lost], return_when=asyncio.FIRST_COMPLETED)
@@ -161,9 +170,16 @@ class Session(ABC, Generic[In, Out]):
             self._lost.exception()  # it was raised, or came too late to be
 
     async def _end_all(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        left = set(self._tasks)
+        while left:
+            for task in left:
+                task.cancel()
+            _, left = await asyncio.wait(left, timeout=_AGAIN)
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSING):
                 await self.close()
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
