@@ -15,6 +15,7 @@ Not owned here: what stream and consumer are like (`stream.py`).
 """
 
 import asyncio
+import math
 import time
 from collections import deque
 from collections.abc import Callable
@@ -262,8 +263,11 @@ class StreamReader:
 
     async def look(self) -> None:
         """See now and then whether the consumer is still there and gives what it has."""
-        silent = stuck = 0
+        silent = 0
         found = self.found
+        stuck = math.inf  # since when messages wait and none comes
+        # A request that got lost is repeated first: see `pull`.
+        patience = self._expires + _LONG_AGO
         while not self._stopped:
             delivered = self._delivered
             await asyncio.sleep(self._options.heartbeat)
@@ -281,8 +285,9 @@ class StreamReader:
             self._memory.floor = info.ack_floor.stream_seq if info.ack_floor else 0
             full = (info.num_ack_pending or 0) >= self._options.most_unacknowledged
             waits = bool(info.num_pending) and bool(self._asked) and not full
-            stuck = stuck + 1 if waits and delivered == self._delivered else 0
-            if stuck > 1 and not self._stopped:
+            now = time.monotonic()
+            stuck = min(stuck, now) if waits and delivered == self._delivered else math.inf
+            if now > stuck + patience and not self._stopped:
                 raise BrokerAway(
                     f"{info.num_pending} messages wait in the stream {found.name}, and none comes"
                 )

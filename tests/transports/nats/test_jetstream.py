@@ -347,6 +347,24 @@ async def test_a_stream_of_somebody_else_that_was_deleted_is_waited_for(
             await until_true(lambda: ledger.seen == ["after"])
 
 
+async def test_a_backlog_of_which_nothing_comes_is_noticed(
+    own_nats: Callable[..., NatsBroker], ledger: Ledger
+) -> None:
+    """Here the server refuses to be asked for messages, and tells nobody who waits for them."""
+    deny = 'permissions: {publish: {deny: ["$JS.API.CONSUMER.MSG.NEXT.>"]}}'
+    guest = f"{{user: guest, password: tea, {deny}}}"
+    accounts = f"accounts {{shop {{jetstream: enabled, users: [{guest}]}}}}"
+    broker = own_nats(settings=[accounts, "no_auth_user: guest"])
+    async with on_stream(broker.url, ledger, "ORDERS", heartbeat=0.5) as service:
+        notices = states(service)
+        async with connect(broker.url, stream="ORDERS") as client:
+            await client.emit("placed", 1)
+            why = "1 messages wait in the stream ORDERS, and none comes"
+            await until_true(lambda: any(why in text for _, text in notices), within=10)
+
+    assert ledger.seen == []
+
+
 async def test_a_consumer_of_another_kind_fails_the_start(
     url: str, ledger: Ledger, name: str
 ) -> None:
