@@ -392,7 +392,7 @@ async def test_a_subscription_that_is_refused_fails_the_start(notes: Notes) -> N
     ("said", "why"),
     [
         (b"\xe0\x02\x8b\x00", "closed the connection: Server shutting down"),
-        (b"\xe0\x02\x8e\x00", "^somebody else has connected with .* tried again in 30.0 s"),
+        (b"\xe0\x02\x8e\x00", "somebody else has connected with .* tried again in 30.0 s"),
         (b"\xe0\x02\x93\x00", "closed the connection: Receive maximum exceeded"),
         (b"\x00\x00", "sent what is no MQTT"),
         (b"\x30\x02\x00\xff", "before its body"),
@@ -402,16 +402,15 @@ async def test_a_subscription_that_is_refused_fails_the_start(notes: Notes) -> N
     ids=["good-bye", "taken over", "too much", "zeros", "no topic", "no properties", "no length"],
 )
 async def test_a_connection_that_the_broker_spoils_is_left_for_another_one(
-    notes: Notes, said: bytes, why: str
+    notes: Notes, caplog: pytest.LogCaptureFixture, said: bytes, why: str
 ) -> None:
     async with speaking(GREETED, b"\x90\x05%m\x00\x01\x01" + said) as url:
         tree = Supervisor("shop", [child(Orders, notes), serve(url, name="bridge", **QUICK)])
         async with running(tree) as system:
-            service = Service(url, system)
-            told = states(service)
-            await until(lambda: any(re.search(why, each) for _, each in told))
+            # From the log: it may be spoiled before anybody here can subscribe to notices.
+            await until(lambda: re.search(f"shop/bridge is waiting: .*{why}", caplog.text))
             if "30.0" not in why:
-                await until(lambda: service.statistics().connections > 1)
+                await until(lambda: Service(url, system).statistics().connections > 1)
 
 
 async def test_a_broker_that_never_answers_is_given_up() -> None:
