@@ -212,6 +212,15 @@ class Incarnation:
             function()
         self._report(self)
 
+    def forget(self) -> None:
+        """Keep how it ended, but not its error, once nobody will ask for that any more.
+
+        An error holds frames, and those the message that was in hand with all it came from:
+        messages are unknown to the garbage collector, which could then never free the tree.
+        """
+        if self.ending is not None and self.ending.error is not None:
+            self.ending = attrs.evolve(self.ending, error=None, origin=None)
+
     async def live(self, runnable: "Runnable") -> None:
         """Run `runnable` to its end, whatever that is, and report it; raises nothing."""
         error: BaseException | None = None

@@ -109,8 +109,12 @@ class Lanes:
         finally:
             if self._idle_timer is not None:
                 self._idle_timer.cancel()
-        if self._crash is not None:
-            raise self._crash
+        crash, self._crash = self._crash, None
+        try:
+            if crash is not None:
+                raise crash
+        finally:
+            del crash  # its traceback has this frame: it would keep itself, and what was in hand
         return self._dozing
 
     def fence(self) -> None:

@@ -117,6 +117,7 @@ class Keeper:
         child.up_since = math.inf
         self._become(child, "starting")
         incarnation = Incarnation(child.path, child.number, self._reporter)
+        self._forget(child)
         child.incarnation = incarnation
         incarnation.begin(self._nursery, child.runnable)
         limit = child.spec.start_timeout
@@ -155,6 +156,11 @@ class Keeper:
             return Ending("crashed", UnderstudyError(text))
         return ending
 
+    def _forget(self, child: Child) -> None:
+        """Nobody will ask any more why the last life of `child` ended."""
+        if child.incarnation is not None:
+            child.incarnation.forget()
+
     # -- stop ---------------------------------------------------------------------
 
     async def _stop(self, child: Child, why: str, *, drain: bool) -> None:
@@ -173,6 +179,7 @@ class Keeper:
         for child in children:
             await self._stop(child, why, drain=drain)
             child.runnable.close("it has stopped")
+            self._forget(child)
 
     async def _stop_together(self, children: list[Child], why: str, *, drain: bool) -> None:
         """Tell all at once, and let their limits run side by side."""

@@ -257,6 +257,7 @@ class Supervision(Keeper):
         """A child is not restarted; returns whether the supervisor ends with it."""
         self._become(child, "ended")
         child.runnable.close("it has ended")
+        self._forget(child)
         over = self._ends_supervisor(child)
         if for_good or child.spec.restart == "temporary":
             self._remove(child)

@@ -1,10 +1,12 @@
 """What every transport promises, written once over the table of transports."""
 
 import gc
+import logging
 import re
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from typing import Any
+from weakref import ref
 
 import pytest
 import trio
@@ -629,6 +631,27 @@ async def test_events_in_hand_at_the_stop_are_finished(url: str, notes: Notes) -
         notes.gate.set()
 
     assert notes.seen == [1, 2]
+
+
+async def test_a_service_that_has_ended_is_freed_with_all_that_failed_in_it(
+    url: str, notes: Notes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "understudy")  # what is captured is kept, frames and all
+    notes.gate.set()
+    async with serving(url, child(Shop, notes)) as service, service.client() as client:
+        system = ref(service.system)
+        await client.emit("sold", 1)
+        await until(lambda: notes.seen == [1])
+        for _ in range(3):
+            with pytest.raises(RpcError):
+                await client.send("crash")
+    del service, client
+
+    def is_freed() -> bool:
+        gc.collect()
+        return system() is None
+
+    await until(is_freed)
 
 
 # -- declaration --------------------------------------------------------------

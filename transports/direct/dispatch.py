@@ -31,7 +31,7 @@ __all__ = ["Dispatcher", "Route"]
 _ROUTES_KEPT: Final = 1024
 
 
-class Route(msgspec.Struct, gc=False, eq=False):
+class Route(msgspec.Struct, eq=False):
     """Where requests of one pattern go.
 
     `decode` reads a whole request whose body starts with `beginning` (empty: none does).
