@@ -6,6 +6,7 @@ to which call is known to the connection.
 """
 
 from collections import deque
+from typing import Self
 
 import trio
 from msgspec import UNSET, UnsetType
@@ -86,6 +87,18 @@ class StreamCall(Call):
     def __init__(self, where: str, pattern: Pattern, deadline: float, timeout: float) -> None:
         super().__init__(where, pattern, deadline, timeout)
         self.items: deque[bytes] = deque()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        while not self.items:
+            if self.error is not None:
+                raise self.error
+            if self.done:
+                raise StopAsyncIteration
+            await self.wait()
+        return self.items.popleft()
 
     def take(self, answer: Answer) -> bool:
         if answer.error is not UNSET:

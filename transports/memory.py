@@ -307,16 +307,9 @@ class MemoryClient(Client):
         link.calls[raw_id] = stream
         try:
             await link.send(body, stream)
-            while True:
-                while stream.items:
-                    item = stream.items.popleft()
-                    link.tell()
-                    yield item
-                if stream.error is not None:
-                    raise stream.error
-                if stream.done:
-                    return
-                await stream.wait()
+            async for item in stream:
+                link.tell()
+                yield item
         finally:
             link.forget(raw_id)
 

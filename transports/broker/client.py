@@ -237,14 +237,8 @@ class BrokerClient(Client):
         stream = StreamCall(self.where, pattern, trio.current_time() + limit, limit)
         id = await self._send(stream, data, headers, answered=True)
         try:
-            while True:
-                while stream.items:
-                    yield stream.items.popleft()
-                if stream.error is not None:
-                    raise stream.error
-                if stream.done:
-                    return
-                await stream.wait()
+            async for item in stream:
+                yield item
         finally:
             self._calls.pop(id, None)
 

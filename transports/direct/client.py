@@ -99,14 +99,8 @@ class DirectClient(Client):
             await line.wait_ready(stream)
         line.send(body, raw_id, stream)
         try:
-            while True:
-                while stream.items:
-                    yield stream.items.popleft()
-                if stream.error is not None:
-                    raise stream.error
-                if stream.done:
-                    return
-                await stream.wait()
+            async for item in stream:
+                yield item
         finally:
             line.forget(raw_id)
 

@@ -13,12 +13,12 @@ import ssl
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
-from ..broker.opening import open_connection
+from ..broker.network import Drained, meaning, open_connection
 from ..broker.options import tls_context
 from ..broker.session import BrokerAway, BrokerRefused
 from ..options import parse_url, shown
 from .options import ConnectionOptions, MqttOptions, address, login
-from .reasons import Closed, ended, meaning, refused
+from .reasons import Closed, ended, refused
 from .wire import (
     Client,
     ConnectFlags,
@@ -80,7 +80,7 @@ async def connect(
 _properties: Final[Any] = Properties  # which has no types
 
 
-class Connection(asyncio.Protocol):
+class Connection(Drained):
     """A connection. Made by `connect`; lives on the brokers' loop."""
 
     def __init__(
@@ -93,7 +93,6 @@ class Connection(asyncio.Protocol):
         greeted: Callable[[bool], None],
         lost: Callable[[BaseException], None],
     ) -> None:
-        self.ended: BaseException | None = None
         self.most = options.message_limit
         """Bytes in the body of a message, at most."""
         self.identifies = False
@@ -105,7 +104,6 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._socket: Any = None
-        self._resumed: asyncio.Future[None] | None = None
         self._begun: asyncio.Future[None] = self._loop.create_future()
         self._gone: asyncio.Future[None] = self._loop.create_future()
         self._beat: asyncio.TimerHandle | None = None
@@ -254,13 +252,6 @@ class Connection(asyncio.Protocol):
         if wire.waiting and self._transport is not None:
             self._transport.write(wire.take_waiting())
 
-    async def drain(self) -> None:
-        """Wait while very much waits to be sent. Raises what ended the connection."""
-        if self._resumed is not None:
-            await asyncio.shield(self._resumed)
-        if self.ended is not None:
-            raise self.ended
-
     # -- what comes -----------------------------------------------------------------
 
     def connection_made(self, transport: Any) -> None:
@@ -268,14 +259,6 @@ class Connection(asyncio.Protocol):
         self._socket = transport.get_extra_info("socket")
         self._hurry()
         transport.set_write_buffer_limits(high=_BUFFER)
-
-    def pause_writing(self) -> None:
-        self._resumed = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        resumed, self._resumed = self._resumed, None
-        if resumed is not None and not resumed.done():
-            resumed.set_result(None)
 
     def data_received(self, data: bytes) -> None:
         wire, read = self._wire, self._paho.loop_read

@@ -1,15 +1,14 @@
-"""What a broker's reason codes, and errors of the network, mean for a session, in words.
+"""What a broker's reason codes mean for a session, in words.
 
 paho translates the codes of MQTT 3.1.1 to those of MQTT 5, whose numbers stand here. Source:
 MQTT 5, section 2.4.
 """
 
-import ssl
 from typing import Any, Final
 
 from ..broker.session import BrokerAway, BrokerRefused
 
-__all__ = ["UNHEARD", "Closed", "TakenOver", "ended", "meaning", "refused"]
+__all__ = ["UNHEARD", "Closed", "TakenOver", "ended", "refused"]
 
 UNHEARD: Final = 0x10
 """A message was taken, and nobody subscribes to its topic."""
@@ -41,21 +40,6 @@ class TakenOver(BrokerAway):
             f"{doubt}somebody else has connected with the client id {client_id!r}; each process "
             "needs one of its own"
         )
-
-
-def meaning(error: BaseException) -> BrokerAway:
-    """What an error of the network means for a session."""
-    if isinstance(error, BrokerAway):
-        return error
-    if isinstance(error, ssl.SSLError):
-        return BrokerRefused(f"TLS failed: {error.reason or error}")
-    if isinstance(error, ConnectionRefusedError):
-        return BrokerAway("connection refused: nothing listens there")
-    if isinstance(error, TimeoutError):
-        return BrokerAway("it does not answer")
-    if isinstance(error, OSError):
-        return BrokerAway(error.strerror or str(error) or type(error).__name__)
-    return BrokerAway(str(error) or type(error).__name__)
 
 
 def refused(reason: Any, properties: Any, *, five: bool, client_id: str) -> BrokerAway:

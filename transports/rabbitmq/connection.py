@@ -19,7 +19,8 @@ from urllib.parse import unquote
 
 from pamqp import commands, frame
 
-from ..broker.opening import open_connection
+from ..broker import network
+from ..broker.network import Drained, open_connection
 from ..broker.options import tls_context
 from ..broker.session import BrokerAway, BrokerRefused
 from ..options import parse_url, shown
@@ -85,20 +86,10 @@ async def connect(
 
 def meaning(error: BaseException, doing: str = "") -> BrokerAway:
     """What an error of the network or of the broker means for a session."""
-    if isinstance(error, BrokerAway):
-        return error
     if isinstance(error, ChannelEnded):
         text = f"{doing}{': ' if doing else ''}{_words(error.text)}"
         return (BrokerRefused if error.code in (403, 405, 406, 540) else BrokerAway)(text)
-    if isinstance(error, ssl.SSLError):
-        return BrokerRefused(f"TLS failed: {error.reason or error}")
-    if isinstance(error, ConnectionRefusedError):
-        return BrokerAway("connection refused: nothing listens there")
-    if isinstance(error, TimeoutError):
-        return BrokerAway("it does not answer")
-    if isinstance(error, OSError):
-        return BrokerAway(error.strerror or str(error) or type(error).__name__)
-    return BrokerAway(str(error) or type(error).__name__)
+    return network.meaning(error)
 
 
 def _words(text: str) -> str:
@@ -106,7 +97,7 @@ def _words(text: str) -> str:
     return text.partition(" - ")[2] or text or "the broker gave no reason"
 
 
-class Connection(asyncio.Protocol):
+class Connection(Drained):
     """A connection. Made by `connect`; lives on the brokers' loop."""
 
     def __init__(
@@ -117,7 +108,6 @@ class Connection(asyncio.Protocol):
         blocked: Callable[[str], None],
     ) -> None:
         self.blocked = ""
-        self.ended: BaseException | None = None
         self.frame_max = 131072
         self._name = name
         self._heartbeat = max(1, round(heartbeat))
@@ -130,7 +120,6 @@ class Connection(asyncio.Protocol):
         self._held = b""
         self._heard = self._loop.time()
         self._beat: asyncio.TimerHandle | None = None
-        self._resumed: asyncio.Future[None] | None = None
         self._greeted = self._established = self._closing = False
         self._gone: asyncio.Future[None] = self._loop.create_future()
 
@@ -180,21 +169,6 @@ class Connection(asyncio.Protocol):
         """Send; nothing happens once the connection has ended."""
         if self._transport is not None and self.ended is None:
             self._transport.write(data)
-
-    async def drain(self) -> None:
-        """Wait while very much waits to be sent. Raises what ended the connection."""
-        if self._resumed is not None:
-            await asyncio.shield(self._resumed)
-        if self.ended is not None:
-            raise self.ended
-
-    def pause_writing(self) -> None:
-        self._resumed = self._loop.create_future()
-
-    def resume_writing(self) -> None:
-        resumed, self._resumed = self._resumed, None
-        if resumed is not None and not resumed.done():
-            resumed.set_result(None)
 
     # -- in -------------------------------------------------------------------------
 
