@@ -42,7 +42,7 @@ DEPARTURES = {
     "no # at all, 200 bytes": (b"", True),
 }
 
-DEEP = b"[" * 5_000 + b"]" * 5_000
+DEEP = b"[" * 20_000 + b"]" * 20_000
 
 ANY_TEXT = st.text(st.characters(codec="utf-8"), max_size=40)
 BODIES = st.lists(ANY_TEXT.map(str.encode))
@@ -217,8 +217,7 @@ def served(pieces: Iterable[bytes]) -> tuple[bytes, bool]:
 def test_a_service_answers_the_recorded_edges_as_nestjs_did(edge: dict[str, Any]) -> None:
     pieces = [piece.encode() for piece in edge["sent"]]
     if edge["sent"] == "long":
-        deep = b"[" * 20_000 + b"]" * 20_000
-        pieces = [nest.frame(b'{"pattern":%b,"data":1,"id":"deep"}' % deep)]
+        pieces = [nest.frame(b'{"pattern":%b,"data":1,"id":"deep"}' % DEEP)]
     expected = (edge["received"].encode(), edge["connection_closed_by_nest"])
 
     assert served(pieces) == DEPARTURES.get(edge["case"], expected)

@@ -91,7 +91,7 @@ def test_a_packet_without_data_has_a_null_payload() -> None:
         b'{"id":"1","kind":"ask","pattern":"a","payload":1}',
         b'{"id":"1","kind":"send","pattern":{"a":1},"payload":1}',
         b'{"id":"1","kind":"send","pattern":"a","payload":"\xff"}',
-        b'{"id":"1","kind":"send","pattern":"a","payload":%b}' % (b"[" * 5000 + b"]" * 5000),
+        b'{"id":"1","kind":"send","pattern":"a","payload":%b}' % (b"[" * 20_000 + b"]" * 20_000),
     ],
     ids=[
         *("empty", "no JSON", "null", "array", "no payload", "id is no text"),

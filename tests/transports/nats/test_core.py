@@ -250,7 +250,7 @@ async def test_what_nobody_has_room_for_is_dropped_counted_and_hurts_nobody(
         refused = service.statistics
         await until_true(lambda: refused().refused.get("troubles with the broker", 0) > 100)
         ledger.gate.set()
-        await until_true(lambda: ledger.seen)
+        await until_true(lambda: ledger.seen and not service.statistics().in_flight)
         await client.emit("placed", "after")
         await until_true(lambda: "after" in ledger.seen)
 
