@@ -123,14 +123,17 @@ class Library:
     def producer(self) -> Any:
         """One that every replica in sync has to confirm to, and that writes nothing twice."""
         options = self.options
-        return aiokafka.AIOKafkaProducer(
-            acks="all",
-            enable_idempotence=True,
-            compression_type=options.compression or None,
-            max_request_size=options.message_limit,
-            max_batch_size=min(options.message_limit, 512 * 1024),
-            **self._common,
-        )
+        try:
+            return aiokafka.AIOKafkaProducer(
+                acks="all",
+                enable_idempotence=True,
+                compression_type=options.compression or None,
+                max_request_size=options.message_limit,
+                max_batch_size=min(options.message_limit, 512 * 1024),
+                **self._common,
+            )
+        except RuntimeError as error:  # of a compression whose library is not there
+            raise BrokerRefused(f"{error}: pip install 'understudy[kafka]'") from error
 
     def consumer(self, **settings: Any) -> Any:
         # A connection answers one question after the other, so that others wait behind a read.

@@ -245,10 +245,13 @@ async def test_garbage_is_a_dead_letter_and_stops_nobody(
     assert await peer.committed(f"{name}-server", topic) == (3, "")
 
 
-async def test_compressed_batches_are_read(url: str, name: str, peer: Peer, notes: Notes) -> None:
+@pytest.mark.parametrize("how", ["gzip", "snappy", "lz4", "zstd"])
+async def test_compressed_batches_are_read(
+    url: str, name: str, peer: Peer, notes: Notes, how: str
+) -> None:
     async with serving(url, child(Desk, notes), prefix=name):
         some = [Raw(b'{"a":%d}' % number) for number in range(20)]
-        await peer.write(f"{name}.typed", *some, compression="gzip")
+        await peer.write(f"{name}.typed", *some, compression=how)
         await until(lambda: len(notes.seen) == 20)
 
     assert notes.seen == [Item(number) for number in range(20)]

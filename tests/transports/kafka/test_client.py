@@ -1,5 +1,6 @@
 """A client on Kafka: keys, partitions, reply topics, groups, limits."""
 
+import json
 from typing import Any
 
 import pytest
@@ -46,6 +47,25 @@ async def test_with_values_as_json_everything_comes_as_it_went(
         assert [item async for item in client.stream("count", 0)] == []
         with pytest.raises(RpcError, match="expected an integer"):
             await client.send("twice", "12")
+
+
+@pytest.mark.parametrize("how", ["gzip", "snappy", "lz4", "zstd"])
+async def test_what_is_sent_can_be_compressed(url: str, name: str, peer: Peer, how: str) -> None:
+    long = {"text": "tea and jam " * 10_000}
+    async with connect(url, prefix=name, compression=how) as client:
+        await client.emit("told", long)
+    (record,) = await peer.read(f"{name}.told", 1)
+
+    assert json.loads(record.value) == long
+
+
+async def test_a_compression_without_its_library_fails_the_start_and_says_what_to_install(
+    url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aiokafka.codec.cramjam", None)
+    with pytest.raises(ConnectionLost, match="zstd not found: pip install 'understudy"):
+        async with connect(url, compression="zstd"):
+            pass
 
 
 async def test_a_request_names_its_reply_topic_and_partition(

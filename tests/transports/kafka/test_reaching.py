@@ -49,15 +49,16 @@ def unsecured_token() -> str:
     return ".".join(text.rstrip("=") for text in texts) + "."
 
 
+@pytest.mark.parametrize("sasl", ["SCRAM-SHA-256", "SCRAM-SHA-512"])
 async def test_tls_and_scram_together(
-    own_kafka: Callable[..., KafkaBroker], certificates: Certificates
+    own_kafka: Callable[..., KafkaBroker], certificates: Certificates, sasl: str
 ) -> None:
-    broker = own_kafka(tls=certificates, sasl="SCRAM-SHA-256", **LOGIN)
-    trusted = {"tls_ca": str(certificates.authority), "sasl": "SCRAM-SHA-256"}
+    broker = own_kafka(tls=certificates, sasl=sasl, **LOGIN)
+    trusted = {"tls_ca": str(certificates.authority), "sasl": sasl}
 
     assert broker.url.startswith("kafkas://")
     assert await works(broker.url, **trusted)
-    assert "certificate verify failed" in await refusal(broker.url, sasl="SCRAM-SHA-256")
+    assert "certificate verify failed" in await refusal(broker.url, sasl=sasl)
     wrong = await refusal(broker.url.replace("tea", "milk"), **trusted)
     assert wrong.startswith("the broker refused the connection: ")
     assert "milk" not in wrong
