@@ -122,6 +122,10 @@ class Channel:
                 self._ready.clear()
             await self._channel.wait_for_state_change(state)
 
+    def _is_connected(self) -> bool:
+        # Not `_ready`: a call that failed may be the first that is heard of a lost connection.
+        return self._channel.get_state() is _STATE.READY
+
     async def _reason(self) -> str:
         """Why there is no connection: only a call that fails for it is told."""
         try:
@@ -176,7 +180,7 @@ class Channel:
         if timeout == math.inf:
             timeout = None
             await self._connected(asked)
-        asked.connected = self._ready.is_set()
+        asked.connected = self._is_connected()
         rpc = asked.rpc
         method = self._methods.get(rpc.path)
         if method is None:
@@ -205,7 +209,7 @@ class Channel:
         """The error for a status."""
         code, text = error.code().value[0], error.details() or ""
         if code == DEADLINE_EXCEEDED:
-            if not asked.connected and not self._ready.is_set():
+            if not asked.connected and not self._is_connected():
                 return await self._gave_up(asked)
             return RequestTimeout(self.where, asked.pattern, asked.timeout)
         if code == UNAVAILABLE or self._closed:
