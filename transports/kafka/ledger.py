@@ -69,14 +69,20 @@ class Partition:
         "suspect",
     )
 
-    def __init__(self, place: Place, begin: int, mark: Mark | None, ahead: int) -> None:
+    def __init__(
+        self, place: Place, begin: int, mark: Mark | None, ahead: int, *, ours: bool = False
+    ) -> None:
         self.place = place
         self.identity = f"{place.topic}:{place.partition}:"
         self.ahead = ahead
         self.first = begin
         """Where reading began."""
-        self.begun = 1 if mark is None else mark.begun + 1
-        """How often it began there, this time included."""
+        self.begun = 1 if mark is None else mark.begun + (not ours)
+        """How often it began there, this time included.
+
+        Not counted is going on after our own mark (`ours`): what we have in hand has not
+        killed us, only the connection was lost.
+        """
         self.suspect = 0 if mark is None else mark.limit
         """Records below it may have been run before."""
         self.next = begin

@@ -57,6 +57,8 @@ class Memory:
     def __init__(self) -> None:
         self.highest: dict[Place, int] = {}
         """The record after the last one that was taken, by partition that was begun."""
+        self.marks: dict[Place, tuple[int, str]] = {}
+        """What we have committed last of a partition that we read: the offset and its text."""
         self.member = ""
         """Our name in the group."""
         self.fresh: set[str] = set()
@@ -335,6 +337,9 @@ class Reader:
             for place, committed in offsets.items():
                 partition = partitions[Place(*place)]
                 partition.was_committed(committed.offset)
+                # A mark that was left at a clean end does not count its own beginning.
+                if not clean:
+                    self._memory.marks[partition.place] = (committed.offset, committed.metadata)
                 if partition.place in self._paused and not partition.is_full:
                     self._paused.discard(partition.place)
                     if not partition.dropped:
@@ -400,12 +405,14 @@ class Reader:
             begins |= await consumer.end_offsets(unread)
         found: dict[Place, Partition] = {}
         for place in places:
+            key, ours = Place(*place), False
             if place in begins:
                 consumer.seek(place, begins[place])
                 begin, mark = begins[place], None
             else:
-                begin, mark = committed[place].offset, Mark.read(committed[place].metadata)
-            found[Place(*place)] = Partition(Place(*place), begin, mark, options.ahead)
+                begin, text = committed[place].offset, committed[place].metadata
+                mark, ours = Mark.read(text), memory.marks.pop(key, None) == (begin, text)
+            found[key] = Partition(key, begin, mark, options.ahead, ours=ours)
         return found
 
     def _let_go(self) -> None:

@@ -177,6 +177,32 @@ async def test_what_its_process_dies_of_again_and_again_is_a_dead_letter_and_the
     assert [(run[1], run[4]) for run in runs_of(book, "next")] == [(1, True), (2, True), (3, True)]
 
 
+class Other(Actor):
+    @event_pattern("other")
+    async def other(self, number: int) -> None:
+        pass
+
+
+async def test_rebalances_do_not_make_what_is_in_hand_suspect(
+    url: str, name: str, peer: Peer, book: Book
+) -> None:
+    await peer.make(f"{name}.work")
+    await peer.make(f"{name}.other")
+    book.gates["one"] = trio.Event()
+    async with member(url, name, "one", book) as service:
+        await peer.write(f"{name}.work", *(Raw(b"%d" % number) for number in range(3)))
+        await until(lambda: len(book.runs) == 3)
+        for times in range(1, 4):
+            # Another member, who reads something else: each time all partitions are shared out.
+            async with hosting(url, child(Other), prefix=name, **QUICK):
+                await until(lambda n=3 * times: service.statistics().duplicates >= n)  # type: ignore[misc]
+        await peer.write(f"{name}.work", Raw(b"3"), Raw(b"4"))
+        await until(lambda: len(book.runs) == 5)
+        book.gates["one"].set()
+
+    assert book.numbers == [0, 1, 2, 3, 4]
+
+
 def runs_of(book: Book, who: str) -> list[Run]:
     return [run for run in book.runs if run[0] == who]
 

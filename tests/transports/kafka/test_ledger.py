@@ -119,6 +119,11 @@ def test_who_gets_further_begins_to_count_anew() -> None:
     assert (position, Mark.read(mark)) == (11, Mark(111, 1))
 
 
+def test_to_go_on_after_a_lost_connection_is_no_beginning() -> None:
+    assert Partition(PLACE, 10, Mark(110, 2), 100, ours=True).begun == 2
+    assert Partition(PLACE, 10, None, 100, ours=True).begun == 1
+
+
 def test_what_may_kill_a_process_is_taken_one_at_a_time() -> None:
     begun = [partition(10, Mark(15, count)).is_careful for count in range(1, CAREFUL)]
     killer = partition(10, Mark(15, CAREFUL - 1))
