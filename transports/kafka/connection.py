@@ -287,6 +287,7 @@ async def _cut_off(thing: Any) -> None:
         pending.update(each for some in accumulator._batches.values() for each in some)
         for batch in list(pending):
             batch.future.cancel()
+        accumulator.reenqueue = lambda batch: None  # nothing is sent again
     _hang_up(client)
     for task in running:
         task.cancel()
