@@ -238,7 +238,9 @@ class Incarnation:
         if self.asleep and error is None and not self.killed:
             return
         self.asleep = False
-        self.end(self._outcome(error))
+        ending, error = self._outcome(error), None
+        self.end(ending)
+        del ending  # this frame is in the traceback of its error, which would keep itself
 
     def _outcome(self, error: BaseException | None) -> Ending:
         fatal = _fatal(error.error if isinstance(error, Crash) else error)

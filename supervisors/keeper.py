@@ -63,7 +63,7 @@ class Keeper:
 
     def close(self, why: str) -> None:
         for child in self.children.values():
-            child.runnable.close(why)
+            self._close(child, why)
 
     def offer(self, name: str, asker: str, number: int) -> Any:
         """What the child `name`, here or further up, offers just now."""
@@ -145,7 +145,7 @@ class Keeper:
         if isinstance(ending.error, Ignore):
             # As OTP's `ignore`: it wants not to run, and that is no failure.
             self._become(child, "ended")
-            child.runnable.close("it has nothing to do")
+            self._close(child, "it has nothing to do")
             self._publish(Stopped(path=child.path, incarnation=child.number, how="ignored"))
             if child.spec.restart == "temporary":
                 self._remove(child)
@@ -155,6 +155,11 @@ class Keeper:
             text = f"it ended ({ending.kind}) before its start was complete"
             return Ending("crashed", UnderstudyError(text))
         return ending
+
+    def _close(self, child: Child, why: str) -> None:
+        """There will be no other life at this place."""
+        child.runnable.close(why)
+        self._forget(child)
 
     def _forget(self, child: Child) -> None:
         """Nobody will ask any more why the last life of `child` ended."""
@@ -178,8 +183,7 @@ class Keeper:
             await self._stop_together(children, why, drain=drain)
         for child in children:
             await self._stop(child, why, drain=drain)
-            child.runnable.close("it has stopped")
-            self._forget(child)
+            self._close(child, "it has stopped")
 
     async def _stop_together(self, children: list[Child], why: str, *, drain: bool) -> None:
         """Tell all at once, and let their limits run side by side."""

@@ -107,7 +107,7 @@ class Supervision(Keeper):
             failure = await self._start(child)
             if failure is not None:
                 self._remove(child)
-                child.runnable.close("its start failed")
+                self._close(child, "its start failed")
                 raise StartFailed(child.path, child.number) from failure.error
 
         await self._command(start)
@@ -121,7 +121,7 @@ class Supervision(Keeper):
             if child is None:
                 raise KeyError(f"{self.path} has no child {name!r}.")
             await self._stop(child, "stop_child", drain=True)
-            child.runnable.close("it was stopped")
+            self._close(child, "it was stopped")
             self._remove(child)
 
         await self._command(stop)
@@ -204,6 +204,7 @@ class Supervision(Keeper):
                 over, failure = await self._ended(event)
                 if over:
                     return failure
+            del event  # nor is what a child failed of kept until something else happens
         why = "its supervisor stops" if self._fatal is None else "the process ends"
         await self._stop_others(why, drain=self._incarnation.draining)
         return None
@@ -256,8 +257,7 @@ class Supervision(Keeper):
     async def _let_go(self, child: Child, *, for_good: bool) -> bool:
         """A child is not restarted; returns whether the supervisor ends with it."""
         self._become(child, "ended")
-        child.runnable.close("it has ended")
-        self._forget(child)
+        self._close(child, "it has ended")
         over = self._ends_supervisor(child)
         if for_good or child.spec.restart == "temporary":
             self._remove(child)
@@ -312,7 +312,7 @@ class Supervision(Keeper):
             if other is not child:
                 await self._stop(other, f"restarted with {child.spec.name}", drain=False)
                 if other.spec.restart == "temporary":
-                    other.runnable.close("its group was restarted")
+                    self._close(other, "its group was restarted")
                     self._remove(other)
         return tuple(other for other in group if other.spec.restart != "temporary")
 
