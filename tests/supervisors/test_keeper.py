@@ -63,14 +63,13 @@ def notes() -> Notes:
 @pytest.fixture(autouse=True)
 def _uncollected(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     caplog.set_level(logging.CRITICAL, "understudy")  # what is captured is kept
-    gc.collect()
     gc.disable()
     yield
     gc.enable()
 
 
 @pytest.mark.parametrize("in_start", [False, True], ids=["message", "start"])
-async def test_a_restart_lets_go_of_what_the_life_before_failed_of(
+async def test_supervisors_let_go_at_a_restart_of_what_the_life_before_failed_of(
     notes: Notes, clock: MockClock, in_start: bool
 ) -> None:
     fails = child(Fails, notes, in_start, name="fails")
