@@ -204,7 +204,7 @@ class Supervision(Keeper):
                 over, failure = await self._ended(event)
                 if over:
                     return failure
-            del event  # nor is what a child failed of kept until something else happens
+            del event  # an end has its error, which would be kept until the next event
         why = "its supervisor stops" if self._fatal is None else "the process ends"
         await self._stop_others(why, drain=self._incarnation.draining)
         return None

@@ -13,11 +13,14 @@ from understudy.transports.broker.session import BrokerAway, Session
 
 
 class Slow(Session[bytes, bytes]):
-    """Says good-bye at length. Has a task, which `deaf` makes lose its first cancellation."""
+    """Says good-bye at length.
+
+    Its task loses the first cancellation if it is `deaf`, all of them while it is `deafer`.
+    """
 
     def begin(self) -> None:
         self.connecting, self.begun, self.closing = trio.Event(), trio.Event(), trio.Event()
-        self.closed = self.slow_to_connect = self.deaf = False
+        self.closed = self.slow_to_connect = self.deaf = self.deafer = False
 
     async def connect(self) -> None:
         self.thread.back(self.connecting.set)
@@ -28,6 +31,10 @@ class Slow(Session[bytes, bytes]):
     async def _work(self) -> None:
         if self.deaf:
             await _sleep_through_one_cancellation()
+        while self.deafer:
+            await _sleep_through_one_cancellation()
+            if not self.deafer:
+                return
         await asyncio.sleep(60)
 
     async def write(self, burst: list[bytes]) -> None:
@@ -92,6 +99,22 @@ async def test_a_task_that_has_lost_its_cancellation_does_not_keep_its_session(
         session.outlet.close()
 
     assert session.closed
+
+
+async def test_a_task_that_minds_no_cancellation_does_not_keep_its_session_for_ever(
+    session: Slow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("understudy.transports.broker.session.CLOSING", 0.5)
+    session.deafer = True
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_run, session)
+        await session.begun.wait()
+        session.outlet.close()
+        with trio.fail_after(5):
+            await session.closing.wait()
+
+    assert session.closed
+    session.deafer = False
 
 
 async def test_a_session_whose_connecting_has_lost_its_cancellation_ends(session: Slow) -> None:

@@ -19,13 +19,13 @@ from ...actors.asyncio_thread import AsyncioThread
 from ...actors.errors import UnderstudyError
 from .channels import Channels
 
-__all__ = ["BrokerAway", "BrokerRefused", "Session"]
+__all__ = ["BrokerAway", "BrokerRefused", "Session", "is_cancelled"]
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
 CLOSING: Final = 2.0
-"""Seconds that the end of a connection may take."""
+"""Seconds that the end of a connection may take, and before it the end of its tasks."""
 
 _AGAIN: Final = 0.2
 """Seconds after which a task is cancelled once more.
@@ -109,7 +109,7 @@ class Session(ABC, Generic[In, Out]):
             except TimeoutError as error:
                 why = f"no connection within {self._connect_timeout:g} s"
                 raise BrokerAway(why) from error
-            if _is_cancelled():
+            if is_cancelled():
                 raise asyncio.CancelledError  # a library has lost it: see `_AGAIN`
             self.thread.back(ready)
             writer = self.spawn(self._write())
@@ -170,8 +170,9 @@ class Session(ABC, Generic[In, Out]):
             self._lost.exception()  # it was raised, or came too late to be
 
     async def _end_all(self) -> None:
-        left = set(self._tasks)
-        while left:
+        clock = asyncio.get_running_loop().time
+        left, until = set(self._tasks), clock() + CLOSING
+        while left and clock() < until:  # the loop names, at its end, what never minds
             for task in left:
                 task.cancel()
             _, left = await asyncio.wait(left, timeout=_AGAIN)
@@ -180,6 +181,7 @@ class Session(ABC, Generic[In, Out]):
                 await self.close()
 
 
-def _is_cancelled() -> bool:
+def is_cancelled() -> bool:
+    """Whether the task that runs now was told to end, whatever became of its `CancelledError`."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

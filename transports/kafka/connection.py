@@ -17,7 +17,7 @@ from urllib.parse import unquote
 
 from ...actors.errors import DeclarationError
 from ..broker.options import tls_context
-from ..broker.session import BrokerAway, BrokerRefused
+from ..broker.session import BrokerAway, BrokerRefused, is_cancelled
 from ..options import parse_url, shown
 from .options import ConnectionOptions, Token, servers
 
@@ -256,8 +256,7 @@ async def end(stop: Any, thing: Any) -> None:
     except (OSError, TimeoutError, errors.KafkaError):
         pass  # what could not be said is lost with it
     except asyncio.CancelledError:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
+        if is_cancelled():
             raise
         # aiokafka cancels tasks of its own, and does not always expect that of them.
     finally:

@@ -148,9 +148,13 @@ def check_place(url: str, options: ConnectionOptions) -> None:
         raise DeclarationError(f"{where}: sasl={options.sasl!r} needs a user in the URL.")
 
 
+def _is_legal(name: str) -> bool:
+    return _LEGAL.fullmatch(name) is not None and name not in (".", "..")
+
+
 def check_topic(name: str, where: str) -> str:
     """The name, if it can be a topic's. Raises `DeclarationError` if it cannot."""
-    if not _LEGAL.fullmatch(name) or name in (".", ".."):
+    if not _is_legal(name):
         raise DeclarationError(
             f"{shown(where)}: the pattern {name!r} cannot be a Kafka topic, which has letters, "
             "digits, '.', '_' and '-' only, at most 249 of them. Give it another name, or serve "
@@ -171,7 +175,7 @@ def _check_templates(options: KafkaOptions, where: str) -> None:
 def filled(template: str, topic: str, where: str) -> str:
     """The name that a template makes of a topic's. Raises `DeclarationError` if it is not legal."""
     name = template.replace(_ITSELF, topic)
-    if not _LEGAL.fullmatch(name) or name in (".", ".."):
+    if not _is_legal(name):
         raise DeclarationError(
             f"{where}: {template!r} makes {name!r} of the topic {topic!r}, which cannot be one's "
             "name: letters, digits, '.', '_' and '-' only, at most 249 of them. A template looks "

@@ -19,7 +19,7 @@ import attrs
 
 from ...actors.errors import DeclarationError
 from ..broker.options import tls_context
-from ..broker.session import BrokerAway, BrokerRefused
+from ..broker.session import BrokerAway, BrokerRefused, is_cancelled
 from ..options import parse_url, shown
 from .options import NatsClientOptions, NatsOptions, servers
 
@@ -59,8 +59,7 @@ class Connection(Client):
 
     async def _flush_pending(self, force_flush: bool = False) -> Any:
         flushed = await super()._flush_pending(force_flush)
-        task = asyncio.current_task()
-        if force_flush and task is not None and task.cancelling():
+        if force_flush and is_cancelled():
             raise asyncio.CancelledError
         return flushed
 
