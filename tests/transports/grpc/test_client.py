@@ -232,7 +232,7 @@ async def test_a_caller_that_leaves_ends_its_call_at_the_service(method: str) ->
 
 
 async def test_what_a_callers_own_stream_raises_ends_the_call_and_comes_out() -> None:
-    async def breaking() -> AsyncIterator[Any]:
+    async def breaking(held: Held) -> AsyncIterator[Any]:
         yield Line("tea")
         await until(held.begun.is_set)
         raise KeyError("mine")
@@ -240,15 +240,16 @@ async def test_what_a_callers_own_stream_raises_ends_the_call_and_comes_out() ->
     async def misfitting() -> AsyncIterator[Any]:
         yield {"sku": 7}
 
-    held = Held()
-    async with answering({f"{ORDERS}Upload": held, f"{ORDERS}Chat": held}) as url:
+    upload, chat = Held(), Held()  # each: once its caller has left, one holds nothing any more
+    async with answering({f"{ORDERS}Upload": upload, f"{ORDERS}Chat": chat}) as url:
         async with connect(url, proto=SHOP) as client:
             with pytest.raises(KeyError, match="mine"):
-                await client.send("Orders.Upload", breaking())
-            await until(held.left.is_set)
+                await client.send("Orders.Upload", breaking(upload))
+            await until(upload.left.is_set)
             with pytest.raises(KeyError, match="mine"):
-                async for _ in client.stream("Orders.Chat", breaking()):
+                async for _ in client.stream("Orders.Chat", breaking(chat)):
                     pass
+            await until(chat.left.is_set)
             with pytest.raises(TypeError, match=r"Line\.sku: this int does not fit"):
                 await client.send("Orders.Upload", misfitting())
 
